@@ -1,0 +1,103 @@
+package dr
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// InternalPrefix is the prefix of the topics that belong to Anabranch itself.
+// No pattern ever matches them.
+const InternalPrefix = "__anabranch"
+
+// TopicFilter selects topics by RE2 patterns that must match the whole name.
+// The zero value selects every topic that is not internal.
+type TopicFilter struct {
+	include, exclude []*regexp.Regexp
+}
+
+// NewTopicFilter compiles the patterns. No include pattern means all topics
+// but internal ones (names that start with "__"). Exclude wins over include.
+// Every bad pattern is reported.
+func NewTopicFilter(include, exclude []string) (TopicFilter, error) {
+	var f TopicFilter
+	var errs []error
+	compile := func(kind string, patterns []string) []*regexp.Regexp {
+		var out []*regexp.Regexp
+		for _, p := range patterns {
+			re, err := regexp.Compile(`^(?:` + p + `)$`)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s pattern %q: %w", kind, p, err))
+				continue
+			}
+			out = append(out, re)
+		}
+		return out
+	}
+	f.include, f.exclude = compile("include", include), compile("exclude", exclude)
+	return f, errors.Join(errs...)
+}
+
+// Match reports whether the filter selects the topic.
+func (f TopicFilter) Match(topic string) bool {
+	if strings.HasPrefix(topic, InternalPrefix) {
+		return false
+	}
+	for _, re := range f.exclude {
+		if re.MatchString(topic) {
+			return false
+		}
+	}
+	if len(f.include) == 0 {
+		return !strings.HasPrefix(topic, "__")
+	}
+	for _, re := range f.include {
+		if re.MatchString(topic) {
+			return true
+		}
+	}
+	return false
+}
+
+// TopicNames says how a source topic is named on the target.
+type TopicNames string
+
+// The naming modes.
+const (
+	NamesIdentical TopicNames = "identical" // the same name on both clusters
+	NamesPrefixed  TopicNames = "prefixed"  // "<source name>.<topic>"
+)
+
+// Naming maps topic names of the source cluster to names on the target.
+type Naming struct {
+	Mode   TopicNames // empty means NamesIdentical
+	Source string     // name of the source cluster, the prefix of NamesPrefixed
+}
+
+// Target returns the topic's name on the target cluster.
+func (n Naming) Target(topic string) string {
+	if n.Mode == NamesPrefixed {
+		return n.Source + "." + topic
+	}
+	return topic
+}
+
+// TopicSettings says who decides the configuration of a topic on the target.
+type TopicSettings string
+
+// The choices of TopicSettings.
+const (
+	SettingsFollow TopicSettings = "follow" // the target's topics follow the source
+	SettingsOwn    TopicSettings = "own"    // the target keeps its own; differences are shown as drift
+)
+
+// DeletePolicy says what happens on the target when a topic is deleted at the
+// source.
+type DeletePolicy string
+
+// The choices of DeletePolicy.
+const (
+	DeleteIgnore DeletePolicy = "ignore" // keep the target's topic, state SOURCE_DELETED
+	DeleteFollow DeletePolicy = "follow" // delete it on the target too
+)
