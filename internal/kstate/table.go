@@ -1,0 +1,373 @@
+package kstate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// ErrStopped is returned by the waiting methods when Run has returned.
+var ErrStopped = errors.New("state table stopped")
+
+// TableOptions configures a Table.
+type TableOptions struct {
+	// Dial makes a client of the cluster; the table adds what it consumes.
+	Dial   func(...kgo.Opt) (*kgo.Client, error)
+	Logger *slog.Logger // nil means discard
+}
+
+// Table follows the state topic of one cluster. The topic may not exist yet:
+// the table is empty then and fills when it appears.
+type Table struct {
+	o   TableOptions
+	log *slog.Logger
+
+	mu struct {
+		sync.Mutex
+		parts    []*partition
+		err      error // the table can't go on; returned by all waits
+		changed  chan struct{}
+		watchers map[chan struct{}]struct{}
+		client   *kgo.Client
+	}
+}
+
+type marker struct {
+	epoch  int16
+	offset int64
+}
+
+type partition struct {
+	next    int64 // everything below was folded
+	values  map[string][]byte
+	markers map[int64]marker // newest marker by producer id
+}
+
+// NewTable returns a table that is empty until Run.
+func NewTable(o TableOptions) *Table {
+	t := &Table{o: o, log: o.Logger}
+	if t.log == nil {
+		t.log = slog.New(slog.DiscardHandler)
+	}
+	t.mu.changed = make(chan struct{})
+	t.mu.watchers = map[chan struct{}]struct{}{}
+	return t
+}
+
+// Run follows the topic until ctx ends. It returns an error when the topic can
+// no longer be followed without losing records.
+func (t *Table) Run(ctx context.Context) (err error) {
+	defer func() {
+		if err == nil {
+			t.fail(ErrStopped)
+		} else {
+			t.fail(err)
+		}
+	}()
+	cl, err := t.o.Dial(kgo.KeepControlRecords(), kgo.ConsumePartitions(nil), kgo.FetchMaxWait(500*time.Millisecond),
+		kgo.FetchIsolationLevel(kgo.ReadUncommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.DisableFetchSessions(), kgo.FetchMaxBytes(4<<20))
+	if err != nil {
+		return fmt.Errorf("follow %s: %w", Topic, err)
+	}
+	defer cl.CloseAllowingRebalance()
+	t.mu.Lock()
+	t.mu.client = cl
+	t.mu.Unlock()
+	if err := t.discover(ctx, cl); err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		if err := t.poll(ctx, cl); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// discover waits until the topic exists.
+func (t *Table) discover(ctx context.Context, cl *kgo.Client) error {
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if n, err := partitions(ctx, cl); err == nil && n > 0 {
+			t.attach(cl, n)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// attach starts to follow n partitions from their beginning.
+func (t *Table) attach(cl *kgo.Client, n int32) {
+	t.mu.Lock()
+	var parts []int32
+	for i := int32(len(t.mu.parts)); i < n; i++ {
+		t.mu.parts = append(t.mu.parts, &partition{values: map[string][]byte{}, markers: map[int64]marker{}})
+		parts = append(parts, i)
+	}
+	t.mu.Unlock()
+	if len(parts) == 0 {
+		return
+	}
+	assign := map[string]map[int32]kgo.Offset{Topic: {}}
+	for _, p := range parts {
+		assign[Topic][p] = kgo.NewOffset().AtStart()
+	}
+	cl.AddConsumePartitions(assign)
+}
+
+func (t *Table) poll(ctx context.Context, cl *kgo.Client) error {
+	fs := cl.PollFetches(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	var lost error
+	fs.EachError(func(_ string, p int32, err error) {
+		if loss, ok := errors.AsType[*kgo.ErrDataLoss](err); ok {
+			lost = fmt.Errorf("state topic %s partition %d was truncated: read up to %d, the log now ends at %d", Topic, p, loss.ConsumedTo, loss.ResetTo)
+			return
+		}
+		t.log.LogAttrs(ctx, slog.LevelDebug, "state topic fetch", slog.Int("partition", int(p)), slog.String("error", err.Error()))
+	})
+	if lost != nil {
+		return lost
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fs.EachPartition(func(ftp kgo.FetchTopicPartition) {
+		p := t.mu.parts[ftp.Partition]
+		for _, r := range ftp.Records {
+			p.fold(r)
+		}
+	})
+	t.notifyLocked()
+	return nil
+}
+
+func (p *partition) fold(r *kgo.Record) {
+	p.next = r.Offset + 1
+	if r.Attrs.IsControl() {
+		p.markers[r.ProducerID] = marker{epoch: r.ProducerEpoch, offset: r.Offset}
+		return
+	}
+	if r.Value == nil {
+		delete(p.values, string(r.Key))
+		return
+	}
+	p.values[string(r.Key)] = r.Value
+}
+
+func (t *Table) notifyLocked() {
+	close(t.mu.changed)
+	t.mu.changed = make(chan struct{})
+	for w := range t.mu.watchers {
+		select {
+		case w <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (t *Table) fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.mu.err == nil {
+		t.mu.err = err
+	}
+	t.notifyLocked()
+}
+
+// Err returns why the table can't be followed any more, nil while it is.
+func (t *Table) Err() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.mu.err
+}
+
+// Get returns the value of a key in one partition. The value must not be
+// changed.
+func (t *Table) Get(part int32, key string) ([]byte, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if int(part) >= len(t.mu.parts) {
+		return nil, false
+	}
+	v, ok := t.mu.parts[part].values[key]
+	return v, ok
+}
+
+// Range calls fn for every key of one partition that starts with prefix, in no
+// order. fn must not call the table.
+func (t *Table) Range(part int32, prefix string, fn func(key string, value []byte)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if int(part) >= len(t.mu.parts) {
+		return
+	}
+	for k, v := range t.mu.parts[part].values {
+		if strings.HasPrefix(k, prefix) {
+			fn(k, v)
+		}
+	}
+}
+
+// Partitions returns how many partitions are followed, 0 while the topic does
+// not exist.
+func (t *Table) Partitions() int32 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return int32(len(t.mu.parts))
+}
+
+// Watch returns a channel that receives after changes (several changes may be
+// one signal), and a function that ends the watch.
+func (t *Table) Watch() (<-chan struct{}, func()) {
+	c := make(chan struct{}, 1)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.watchers[c] = struct{}{}
+	return c, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.mu.watchers, c)
+	}
+}
+
+// wait blocks until ok, called under the lock, reports true.
+func (t *Table) wait(ctx context.Context, ok func() bool) error {
+	for {
+		t.mu.Lock()
+		done, err, changed := ok(), t.mu.err, t.mu.changed
+		t.mu.Unlock()
+		switch {
+		case done:
+			return nil
+		case err != nil:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-changed:
+		}
+	}
+}
+
+// WaitMarker waits until a transaction marker of the producer with at least
+// the epoch was read in the partition, and returns its offset.
+func (t *Table) WaitMarker(ctx context.Context, part int32, producerID int64, epoch int16) (int64, error) {
+	var at int64
+	err := t.wait(ctx, func() bool {
+		if int(part) >= len(t.mu.parts) {
+			return false
+		}
+		m, ok := t.mu.parts[part].markers[producerID]
+		at = m.offset
+		return ok && m.epoch >= epoch
+	})
+	if err != nil {
+		return 0, fmt.Errorf("wait for the fence of %s partition %d: %w", Topic, part, err)
+	}
+	return at, nil
+}
+
+// Refresh returns when everything that the topic held at the call was folded.
+// A topic that does not exist is empty.
+func (t *Table) Refresh(ctx context.Context) error {
+	t.mu.Lock()
+	cl := t.mu.client
+	t.mu.Unlock()
+	if cl == nil {
+		if err := t.wait(ctx, func() bool { cl = t.mu.client; return cl != nil }); err != nil {
+			return err
+		}
+	}
+	n, err := partitions(ctx, cl)
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for p := range n {
+		if err := t.RefreshPartition(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RefreshPartition is Refresh for one partition.
+func (t *Table) RefreshPartition(ctx context.Context, part int32) error {
+	t.mu.Lock()
+	cl := t.mu.client
+	t.mu.Unlock()
+	if cl == nil {
+		return t.Refresh(ctx)
+	}
+	end, err := logEnd(ctx, cl, part)
+	if err != nil {
+		return fmt.Errorf("read the end of %s partition %d: %w", Topic, part, err)
+	}
+	return t.wait(ctx, func() bool { return int(part) < len(t.mu.parts) && t.mu.parts[part].next >= end })
+}
+
+// logEnd returns the high watermark of one partition. ListOffsets from version
+// 5 on answers OFFSET_NOT_AVAILABLE while a new leader's high watermark lags
+// (KIP-207); that is retried.
+func logEnd(ctx context.Context, cl *kgo.Client, part int32) (int64, error) {
+	for {
+		rp := kmsg.NewListOffsetsRequestTopicPartition()
+		rp.Partition, rp.Timestamp = part, -1
+		rt := kmsg.NewListOffsetsRequestTopic()
+		rt.Topic, rt.Partitions = Topic, append(rt.Partitions, rp)
+		req := kmsg.NewPtrListOffsetsRequest()
+		req.Topics = append(req.Topics, rt)
+		var end int64
+		var code error = kerr.LeaderNotAvailable
+		for _, sh := range cl.RequestSharded(ctx, req) {
+			if sh.Err != nil {
+				code = sh.Err
+				continue
+			}
+			for _, st := range sh.Resp.(*kmsg.ListOffsetsResponse).Topics {
+				for _, sp := range st.Partitions {
+					end, code = sp.Offset, kerr.ErrorForCode(sp.ErrorCode)
+				}
+			}
+		}
+		if code == nil {
+			return end, nil
+		}
+		if !kerr.IsRetriable(code) {
+			return 0, code
+		}
+		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+			return 0, err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	tm := time.NewTimer(d)
+	defer tm.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-tm.C:
+		return nil
+	}
+}
