@@ -1,0 +1,62 @@
+package kclient
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// levelTrace is for what kgo calls debug: several lines a request.
+const levelTrace = slog.LevelDebug - 4
+
+// logger hands what kgo logs to slog. One level lower than kgo means it: a
+// broker that goes away is news for a client library, but every day's business
+// for a replicator, which tells it in its own words.
+type logger struct {
+	log *slog.Logger
+}
+
+func newLogger(l *slog.Logger, cluster string) kgo.Logger {
+	return logger{l.With("component", "kafka_client", "cluster", cluster)}
+}
+
+func slogLevel(l kgo.LogLevel) slog.Level {
+	switch l {
+	case kgo.LogLevelError, kgo.LogLevelWarn:
+		return slog.LevelWarn
+	case kgo.LogLevelInfo:
+		return slog.LevelDebug
+	default:
+		return levelTrace
+	}
+}
+
+// Level returns the most verbose level that is wanted.
+func (l logger) Level() kgo.LogLevel {
+	for _, k := range []kgo.LogLevel{kgo.LogLevelDebug, kgo.LogLevelInfo, kgo.LogLevelWarn} {
+		if l.log.Enabled(context.Background(), slogLevel(k)) {
+			return k
+		}
+	}
+	return kgo.LogLevelNone
+}
+
+// Log writes one record. Keys become snake_case.
+func (l logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	lv := slogLevel(level)
+	if !l.log.Enabled(context.Background(), lv) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, len(keyvals)/2)
+	for i := 0; i+1 < len(keyvals); i += 2 {
+		key := strings.ReplaceAll(fmt.Sprint(keyvals[i]), " ", "_")
+		if key == "err" {
+			key = "error"
+		}
+		attrs = append(attrs, slog.Any(key, keyvals[i+1]))
+	}
+	l.log.LogAttrs(context.Background(), lv, msg, attrs...)
+}
