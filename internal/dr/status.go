@@ -55,13 +55,14 @@ const (
 	HaltTargetTruncated HaltCode = "TARGET_TRUNCATED"          // the target log lost acknowledged records
 	HaltTargetRecreated HaltCode = "TARGET_TOPIC_RECREATED"
 	HaltTargetDeleted   HaltCode = "TARGET_TOPIC_DELETED"
-	HaltTooLarge        HaltCode = "RECORD_TOO_LARGE" // a record is larger than the target takes
-	HaltCorrupt         HaltCode = "CORRUPT_BATCH"    // bad CRC or lying header at the source
-	HaltUnauthorized    HaltCode = "NOT_AUTHORIZED"   // clears itself when the permission is back
-	HaltRefused         HaltCode = "TARGET_REFUSED"   // the target refuses the records (timestamp, null key on a compacted topic ...)
-	HaltForeign         HaltCode = "FOREIGN_BATCH"    // a registered producer id outside every extent and intent
-	HaltExisting        HaltCode = "EXISTING_RECORDS" // the target held records without provenance before the first run
-	HaltPosition        HaltCode = "POSITION_UNKNOWN" // no witness says where to resume
+	HaltTooLarge        HaltCode = "RECORD_TOO_LARGE"    // a record is larger than the target takes
+	HaltCorrupt         HaltCode = "CORRUPT_BATCH"       // bad CRC or lying header at the source
+	HaltUnauthorized    HaltCode = "NOT_AUTHORIZED"      // clears itself when the permission is back
+	HaltRefused         HaltCode = "TARGET_REFUSED"      // the target refuses the records (timestamp, null key on a compacted topic ...)
+	HaltForeign         HaltCode = "FOREIGN_BATCH"       // a registered producer id outside every extent and intent
+	HaltExisting        HaltCode = "EXISTING_RECORDS"    // the target held records without provenance before the first run
+	HaltPosition        HaltCode = "POSITION_UNKNOWN"    // no witness says where to resume
+	HaltNames           HaltCode = "TOPIC_NAMES_CHANGED" // the topic is replicated under another name than topic_names now asks for
 )
 
 // PartitionStatus is what is known of one pipeline.
@@ -95,7 +96,7 @@ type TopicStatus struct {
 	Reason     string            `json:"reason,omitempty"`
 	MessageLag int64             `json:"message_lag"`
 	Drift      []Drift           `json:"drift,omitempty"`
-	Partitions []PartitionStatus `json:"partitions"`
+	Partitions []PartitionStatus `json:"partitions,omitzero"` // nil: left out of a summary
 }
 
 // WorkerStatus is one process that works for a replicator.
