@@ -1,0 +1,125 @@
+package config
+
+import (
+	"slices"
+
+	"github.com/anabranch/anabranch/internal/dr"
+)
+
+// pairings checks the replicators against each other and decides the defaults
+// of topic_settings.
+func (l *loader) pairings() {
+	var names []string
+	for _, n := range l.cfg.ReplicatorNames {
+		path := "replicators." + n
+		if !slices.ContainsFunc([]string{"", ".source", ".target", ".topics.include", ".topics.exclude", ".topic_names", ".topic_settings"},
+			func(k string) bool { return l.blamed(path + k) }) {
+			names = append(names, n)
+		}
+	}
+	for i, n := range names {
+		for _, m := range names[:i] {
+			l.pair(m, n)
+		}
+	}
+	l.settingsOwners(names)
+}
+
+// pair checks two replicators, the second of which is listed later.
+func (l *loader) pair(first, second string) {
+	a, b := l.cfg.Replicators[first], l.cfg.Replicators[second]
+	switch {
+	case a.Source == b.Source && a.Target == b.Target:
+		if w := common(targetNames(a), targetNames(b)); w != "" {
+			l.add("replicators."+second, "writes the same topics as replicator %q, for example %q: every record would arrive twice", first, w)
+		}
+	case a.Source == b.Target && a.Target == b.Source && a.TopicNames == dr.NamesPrefixed && b.TopicNames == dr.NamesPrefixed:
+		// A topic t comes back as "b.a.t" when the way back selects "a.t",
+		// and then goes round for ever under longer and longer names.
+		back, round := selected(b.Topics), selected(a.Topics)
+		there := targetNames(a)
+		if common(there.prefixed(b.Source+"."), back.prefixed(b.Source+"."), round) != "" {
+			l.add("replicators."+second, "together with replicator %q topics would go round under longer and longer names (%s.%s.<topic>, and so on); add %q to topics.exclude",
+				first, b.Source, a.Source, quotePrefix(a.Source))
+		}
+	}
+}
+
+func quotePrefix(cluster string) string {
+	out := ""
+	for _, c := range cluster + "." {
+		if c == '.' {
+			out += `\`
+		}
+		out += string(c)
+	}
+	return out + ".*"
+}
+
+// settingsOwners decides who follows. A topic's settings must have one home: no
+// circle of followers, and no target that follows two sources. What the file
+// says goes first; the others follow in the order of the file where that is
+// still possible.
+func (l *loader) settingsOwners(names []string) {
+	var followers []string
+	for _, n := range names {
+		if l.cfg.Replicators[n].TopicSettings != dr.SettingsFollow {
+			continue
+		}
+		if other := l.settingsConflict(followers, n); other != "" {
+			l.add("replicators."+n+".topic_settings", "both this replicator and %q follow: only one may decide the settings of a topic (write own in one of them)", other)
+			continue
+		}
+		followers = append(followers, n)
+	}
+	for _, n := range l.cfg.ReplicatorNames {
+		r := l.cfg.Replicators[n]
+		if r.TopicSettings != "" {
+			continue
+		}
+		r.TopicSettings = dr.SettingsFollow
+		if slices.Contains(names, n) && l.settingsConflict(followers, n) != "" {
+			r.TopicSettings = dr.SettingsOwn
+		} else {
+			followers = append(followers, n)
+		}
+		l.cfg.Replicators[n] = r
+	}
+}
+
+// settingsConflict returns a follower that decides for a topic of the replicator
+// as well, or that closes a circle with it; "" if there is none.
+func (l *loader) settingsConflict(followers []string, name string) string {
+	r := l.cfg.Replicators[name]
+	for _, f := range followers {
+		o := l.cfg.Replicators[f]
+		if o.Target == r.Target && o.Source != r.Source && common(targetNames(o), targetNames(r)) != "" {
+			return f
+		}
+	}
+	if r.TopicNames != dr.NamesIdentical {
+		return ""
+	}
+	// Walk from the target along followers; reaching the source is a circle.
+	var walk func(at string, path []string, sets []nameSet) string
+	walk = func(at string, path []string, sets []nameSet) string {
+		for _, f := range followers {
+			o := l.cfg.Replicators[f]
+			if o.Source != at || o.TopicNames != dr.NamesIdentical || slices.Contains(path, f) {
+				continue
+			}
+			next := append(slices.Clone(sets), selected(o.Topics))
+			if common(next...) == "" {
+				continue
+			}
+			if o.Target == r.Source {
+				return f
+			}
+			if found := walk(o.Target, append(slices.Clone(path), f), next); found != "" {
+				return found
+			}
+		}
+		return ""
+	}
+	return walk(r.Target, nil, []nameSet{selected(r.Topics)})
+}
