@@ -46,8 +46,9 @@ func makeShifts() *[4][256]uint32 {
 	return &t
 }
 
-// shift returns the CRC without initial and final inversion of a message that
-// goes on with n zero bytes.
+// shift moves the difference of the CRCs of two messages of equal length to that
+// of the same messages followed by n equal bytes. The initial and the final
+// inversion of CRC-32C cancel out in a difference, which makes it linear.
 func shift(crc, n uint32) uint32 {
 	for place := range shifts {
 		if v := byte(n >> (8 * place)); v != 0 {
@@ -55,12 +56,6 @@ func shift(crc, n uint32) uint32 {
 		}
 	}
 	return crc
-}
-
-// rawCRC is CRC-32C without the inversions, which makes it linear:
-// rawCRC(a xor b) = rawCRC(a) xor rawCRC(b).
-func rawCRC(b []byte) uint32 {
-	return ^crc32.Update(^uint32(0), castagnoli, b)
 }
 
 // VerifyCRC compares the checksum of an entry of any magic with its bytes. It

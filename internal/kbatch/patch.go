@@ -3,6 +3,7 @@ package kbatch
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 )
 
 // Stamp is what makes a batch part of an idempotent producer's stream.
@@ -27,7 +28,7 @@ const passBits = AttrTransactional | AttrLogAppendTime | AttrDeleteHorizon
 //
 // The checksum is not computed again but patched from the header bytes that
 // change, in time independent of the size: CRC-32C is linear, so it changes by
-// the checksum of the difference, moved by the bytes that follow. A payload that
+// the difference of the checksums of those bytes, moved by the bytes that follow. A payload that
 // was damaged on the way therefore still fails the check of the target broker.
 //
 // It returns ErrNotPatchable for control batches, batches with gaps or without
@@ -51,15 +52,12 @@ func Patch(batch []byte, s Stamp) error {
 	be.PutUint64(batch, 0)
 	be.PutUint32(batch[posLeaderEpoch:], ^uint32(0))
 
-	var old [posCount - posAttributes]byte
 	covered := batch[posAttributes:posCount]
-	copy(old[:], covered)
+	before := crc32.Checksum(covered, castagnoli)
 	be.PutUint16(batch[posAttributes:], uint16(h.Attributes&^passBits))
 	putStamp(batch, s)
-	for i := range old {
-		old[i] ^= covered[i]
-	}
-	be.PutUint32(batch[posCRC:], h.CRC^shift(rawCRC(old[:]), uint32(h.Size()-posCount)))
+	change := before ^ crc32.Checksum(covered, castagnoli)
+	be.PutUint32(batch[posCRC:], h.CRC^shift(change, uint32(h.Size()-posCount)))
 	return nil
 }
 
