@@ -23,15 +23,16 @@ const silence = 15 * time.Second
 var errSilent = errors.New("the server sent nothing for " + silence.String())
 
 // Watch calls see with the status of the replicator at once and then each second,
-// until ctx ends, see returns an error (which Watch returns), or the stream ends.
-func (c *Client) Watch(ctx context.Context, name string, see func(dr.ReplicatorStatus) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+// until parent ends, see returns an error (which Watch returns), or the stream
+// ends.
+func (c *Client) Watch(parent context.Context, name string, see func(dr.ReplicatorStatus) error) error {
+	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	quiet := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer quiet.Stop()
 	resp, err := c.send(ctx, http.MethodGet, c.url("replicators", name, "events"), nil)
 	if err != nil {
-		return c.watchError(err)
+		return c.watchError(parent, err)
 	}
 	defer func() { _ = resp.Body.Close() }() // The stream is over either way.
 	r := bufio.NewReader(resp.Body)
@@ -41,7 +42,7 @@ func (c *Client) Watch(ctx context.Context, name string, see func(dr.ReplicatorS
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
 			}
-			return c.watchError(err)
+			return c.watchError(parent, err)
 		}
 		quiet.Reset(silence)
 		switch event {
@@ -63,12 +64,17 @@ func (c *Client) Watch(ctx context.Context, name string, see func(dr.ReplicatorS
 	}
 }
 
-// watchError says that a stream broke off, unless err says more already.
-func (c *Client) watchError(err error) error {
+// watchError says that a stream broke off, unless the caller ended it or err says
+// more already.
+func (c *Client) watchError(parent context.Context, err error) error {
+	if parent.Err() != nil {
+		return context.Cause(parent)
+	}
+	if _, ok := errors.AsType[*dr.Error](err); ok {
+		return err
+	}
 	if errors.Is(err, io.EOF) {
 		err = errors.New("the server stopped")
-	} else if _, ok := errors.AsType[*dr.Error](err); ok || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
 	}
 	return &dr.Error{Code: dr.CodeUnreachable, Hint: "is anabranch serve still running?", Err: fmt.Errorf("watch %s: %w", c.base, err)}
 }
