@@ -50,7 +50,7 @@ func (c Change) String() string {
 	case ActionAlter:
 		return fmt.Sprintf("alter topic %s: %s", c.Target, settingsText(c.Settings))
 	case ActionAdopt:
-		return fmt.Sprintf("adopt existing topic %s", c.Target)
+		return "adopt existing topic " + c.Target
 	case ActionDelete:
 		return fmt.Sprintf("delete topic %s, which was deleted at the source", c.Target)
 	case ActionForget:

@@ -47,7 +47,7 @@ func readTopics(ctx context.Context, cl *kgo.Client, cluster side, names []strin
 		req.Topics = make([]kmsg.MetadataRequestTopic, 0, len(names))
 		for _, name := range names {
 			rt := kmsg.NewMetadataRequestTopic()
-			rt.Topic = kmsg.StringPtr(name)
+			rt.Topic = new(name)
 			req.Topics = append(req.Topics, rt)
 		}
 	}

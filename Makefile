@@ -1,0 +1,34 @@
+# Everything a change needs before it is committed: make build test lint.
+GO      ?= go
+BIN     := bin
+CORE    := ./internal/kbatch/... ./internal/offsets/... ./internal/replicate/... ./internal/kstate/... ./internal/mirror/...
+FUZZTIME ?= 30s
+
+.PHONY: help build test race lint fuzz ci clean
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+build: ## the binary, static, in bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/anabranch ./cmd/anabranch
+
+test: ## all tests; those on real Kafka are skipped, and say why, where Java or Maven is missing
+	$(GO) test ./...
+
+race: ## the packages of the data path under the race detector
+	$(GO) test -race $(CORE)
+
+lint: ## gofmt, vet, golangci-lint
+	.ci/run lint
+
+fuzz: ## every fuzz target for FUZZTIME
+	@set -e; grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do \
+	  for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$file"); do \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+	  done; \
+	done
+
+ci: ## what a change has to pass
+	.ci/run
+
+clean: ## remove what was built
+	rm -rf $(BIN)
