@@ -1,7 +1,6 @@
 package kbatch
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -52,7 +51,7 @@ type Piece struct {
 
 // Output is a batch that can be patched and produced.
 type Output struct {
-	Batch        []byte  // dense, checksum right, without producer id; the caller's to keep
+	Batch        []byte  // dense, checksum right, without producer id; the caller's to keep or to Recycle
 	Count        int32   // of records
 	Pieces       []Piece // where the records came from, in order, merged where contiguous
 	MaxTimestamp int64   // milliseconds, NoTimestamp if no record has one
@@ -261,7 +260,7 @@ func (r *run) start(p *pending, size int) {
 	p.limit = r.target
 	if p.codec == CodecNone {
 		room := min(r.target, r.ahead+headerSize)
-		p.buf = make([]byte, headerSize, max(size, room))
+		p.buf = takeBuffer(max(size, room))[:headerSize]
 		return
 	}
 	ratio := min(max(r.a.ratio[p.codec], 1), maxExpansion)
@@ -295,7 +294,7 @@ func (r *run) seal(p pending) error {
 		if len(r.w.output) > r.max {
 			return r.split(p, len(r.w.output))
 		}
-		batch = bytes.Clone(r.w.output)
+		batch = append(takeBuffer(len(r.w.output)), r.w.output...)
 	}
 	p.putHeader(batch)
 	r.outs = append(r.outs, Output{

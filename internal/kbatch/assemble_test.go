@@ -261,3 +261,24 @@ func TestDecompressionIsBounded(t *testing.T) {
 		}
 	}
 }
+
+// Memory that was given back holds old bytes; nothing of them may shine through.
+func TestRecycledMemoryIsClean(t *testing.T) {
+	for round := range 6 {
+		rs := sample(uint64(round), int64(round), 50+round, 1000)
+		for codec := CodecNone; codec <= CodecZstd; codec++ {
+			a := Assembler{Codec: codec}
+			outs, err := a.Assemble([]Input{{Entry: Builder{}.Build(rs...)}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantRecords(t, codec.String(), outputRecords(t, outs, defaultMaxBytes), rs)
+			for _, o := range outs {
+				for i := range o.Batch {
+					o.Batch[i] = 0xff
+				}
+				Recycle(o.Batch)
+			}
+		}
+	}
+}

@@ -55,8 +55,12 @@ func BenchmarkAssemble(b *testing.B) {
 			b.ReportAllocs()
 			b.SetBytes(int64(raw))
 			for b.Loop() {
-				if _, err := a.Assemble(in); err != nil {
+				outs, err := a.Assemble(in)
+				if err != nil {
 					b.Fatal(err)
+				}
+				for _, o := range outs {
+					Recycle(o.Batch)
 				}
 			}
 			b.ReportMetric(float64(wire)*float64(b.N)/1e6/b.Elapsed().Seconds(), "wire-MB/s")

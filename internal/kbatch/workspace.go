@@ -15,7 +15,7 @@ const (
 
 	// keepBytes is the largest buffer that is kept for the next use, so that one
 	// huge batch does not occupy memory for ever.
-	keepBytes = 8 << 20
+	keepBytes = 16 << 20
 
 	// maxZstdWindow is the largest window that Kafka's own decoder takes.
 	maxZstdWindow = 128 << 20
@@ -66,4 +66,32 @@ func (w *workspace) release() {
 	}
 	w.src.Reset(nil)
 	workspaces.Put(w)
+}
+
+// outputs caches the memory of outputs that were given back.
+var outputs sync.Pool
+
+// recycleBytes is the least capacity that is worth keeping.
+const recycleBytes = 32 << 10
+
+// Recycle gives the memory of an output back to be used for others, of any
+// Assembler. It is optional; the caller must not use the batch, or any part of
+// it, afterwards.
+func Recycle(batch []byte) {
+	if cap(batch) >= recycleBytes && cap(batch) <= keepBytes {
+		outputs.Put(&batch)
+	}
+}
+
+// takeBuffer returns an empty slice of at least the given capacity.
+func takeBuffer(capacity int) []byte {
+	if capacity >= recycleBytes {
+		if b, ok := outputs.Get().(*[]byte); ok {
+			if cap(*b) >= capacity {
+				return (*b)[:0]
+			}
+			outputs.Put(b)
+		}
+	}
+	return make([]byte, 0, capacity)
 }
