@@ -88,6 +88,10 @@ func (c *Cluster) properties(i int) map[string]string {
 		"transaction.state.log.num.partitions":     "5",
 		"transaction.state.log.replication.factor": replicas,
 		"transaction.state.log.min.isr":            minISR,
+		// A killed broker may come back, and its partitions get new leaders, only
+		// after its session ended: 9 s by default.
+		"broker.session.timeout.ms":    "4000",
+		"broker.heartbeat.interval.ms": "1000",
 		// The default of 128 MiB is allocated at the start and would not fit.
 		"log.cleaner.dedupe.buffer.size": "8388608",
 		"log.cleaner.io.buffer.size":     "131072",
