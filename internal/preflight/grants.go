@@ -1,0 +1,181 @@
+package preflight
+
+import (
+	"regexp/syntax"
+	"slices"
+	"strings"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kclient"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// The names of operations, as kafka-acls.sh writes them.
+const (
+	opRead            = "Read"
+	opWrite           = "Write"
+	opCreate          = "Create"
+	opDelete          = "Delete"
+	opAlter           = "Alter"
+	opDescribe        = "Describe"
+	opDescribeConfigs = "DescribeConfigs"
+	opAlterConfigs    = "AlterConfigs"
+)
+
+var opBits = map[string]kmsg.ACLOperation{
+	opRead:            kmsg.ACLOperationRead,
+	opWrite:           kmsg.ACLOperationWrite,
+	opCreate:          kmsg.ACLOperationCreate,
+	opDelete:          kmsg.ACLOperationDelete,
+	opAlter:           kmsg.ACLOperationAlter,
+	opDescribe:        kmsg.ACLOperationDescribe,
+	opDescribeConfigs: kmsg.ACLOperationDescribeConfigs,
+	opAlterConfigs:    kmsg.ACLOperationAlterConfigs,
+}
+
+// allowed reports whether a bit field of authorized operations (KIP-430) has op.
+func allowed(bits int32, op string) bool { return bits>>opBits[op]&1 == 1 }
+
+// resource is what kafka-acls.sh grants something on.
+type resource struct {
+	option   string // "--topic", "--group", "--transactional-id", "--cluster"
+	name     string // "" for --cluster
+	prefixed bool
+}
+
+// quoteShell quotes s for a POSIX shell where needed.
+func quoteShell(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:,=/@") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// command returns the kafka-acls.sh command that grants ops on r.
+func (c *cluster) command(r resource, ops []string) string {
+	parts := []string{
+		"kafka-acls.sh", "--bootstrap-server", quoteShell(c.o.BootstrapServers[0]), "--command-config", "admin.properties",
+		"--add", "--allow-principal", quoteShell(c.report.Principal),
+	}
+	for _, op := range ops {
+		parts = append(parts, "--operation", op)
+	}
+	parts = append(parts, r.option)
+	if r.name != "" {
+		parts = append(parts, quoteShell(r.name))
+	}
+	if r.prefixed {
+		parts = append(parts, "--resource-pattern-type", "prefixed")
+	}
+	return strings.Join(parts, " ")
+}
+
+// missing reports that ops on r are lacking. why says what will not work.
+func (c *cluster) missing(severity dr.Severity, r resource, ops []string, why string) {
+	if len(ops) == 0 {
+		return
+	}
+	line := c.command(r, ops)
+	if slices.Contains(c.report.MissingGrants, line) {
+		return
+	}
+	c.report.MissingGrants = append(c.report.MissingGrants, line)
+	c.found("permission_missing", severity, c.subject(), line, "%s is not allowed: %s on %s", c.report.Principal, strings.Join(ops, ", "), why)
+}
+
+// principal returns the name that the brokers see, as far as the options tell
+// it. Brokers may map names; the authentication of AWS and of token servers
+// gives names that only they know.
+func principal(o kclient.Options) string {
+	switch s := o.SASL; {
+	case s != nil && s.Username != "":
+		return "User:" + s.Username
+	case s != nil && s.OAuth.ClientID != "":
+		return "User:" + s.OAuth.ClientID
+	case s != nil:
+		return "User:<principal>"
+	case o.TLS != nil && o.TLS.CertFile != "":
+		if pair, err := kclient.LoadKeyPair(o.TLS.CertFile, o.TLS.KeyFile); err == nil && pair.Leaf != nil {
+			return "User:" + pair.Leaf.Subject.String()
+		}
+		return "User:<principal>"
+	}
+	return "User:ANONYMOUS"
+}
+
+// topicResources turns include patterns into the narrowest resources that a
+// grant can name: a literal name, a prefix, or all topics. in maps the resource
+// as it is named on the cluster.
+func topicResources(include []string, naming dr.Naming) []resource {
+	if len(include) == 0 {
+		include = []string{".*"}
+	}
+	var out []resource
+	for _, p := range include {
+		r := patternResource(p)
+		if naming.Mode == dr.NamesPrefixed {
+			if r.name == "*" {
+				r = resource{option: "--topic", prefixed: true}
+			}
+			r.name = naming.Target(r.name)
+		}
+		if !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+	}
+	if i := slices.Index(out, resource{option: "--topic", name: "*"}); i >= 0 {
+		return out[i : i+1]
+	}
+	return out
+}
+
+// patternResource returns the resource that holds every match of one pattern.
+func patternResource(pattern string) resource {
+	all := resource{option: "--topic", name: "*"}
+	re, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return all
+	}
+	subs := []*syntax.Regexp{re}
+	if re.Op == syntax.OpConcat {
+		subs = re.Sub
+	}
+	prefix := ""
+	for _, sub := range subs {
+		if sub.Op != syntax.OpLiteral || sub.Flags&syntax.FoldCase != 0 {
+			break
+		}
+		prefix += string(sub.Rune)
+	}
+	if prefix == "" {
+		return all
+	}
+	if len(subs) == 1 && subs[0].Op == syntax.OpLiteral {
+		return resource{option: "--topic", name: prefix}
+	}
+	return resource{option: "--topic", name: prefix, prefixed: true}
+}
+
+// covers reports whether a topic belongs to the resource.
+func (r resource) covers(topic string) bool {
+	switch {
+	case r.name == "*":
+		return true
+	case r.prefixed:
+		return strings.HasPrefix(topic, r.name)
+	}
+	return topic == r.name
+}
+
+// probe returns a topic name inside the resource that is not a topic anybody
+// has: asking for it tells what would be allowed, whether or not topics exist.
+func (r resource) probe() string {
+	const name = "anabranch-preflight-probe"
+	switch {
+	case r.name == "*":
+		return name
+	case r.prefixed:
+		return r.name + name
+	}
+	return r.name
+}

@@ -1,0 +1,348 @@
+package preflight
+
+import (
+	"context"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kclient"
+	"github.com/anabranch/anabranch/internal/ktest"
+	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// documented returns the commands of a section of docs/permissions.md, for the
+// given cluster and the principal of the tests.
+func documented(t *testing.T, section, bootstrap string) []string {
+	t.Helper()
+	raw, err := os.ReadFile("../../docs/permissions.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, ok := strings.Cut(string(raw), "\n## "+section+"\n")
+	if !ok {
+		t.Fatalf("no section %s", section)
+	}
+	text, _, _ = strings.Cut(text, "\n## ")
+	var out []string
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "kafka-acls.sh ") {
+			continue
+		}
+		words := strings.Fields(line)
+		words[2] = bootstrap
+		words[slices.Index(words, "User:dr")] = "User:client"
+		out = append(out, strings.Join(words, " "))
+	}
+	return out
+}
+
+// grant is a command taken apart.
+type grant struct {
+	ops                []string
+	option, name, kind string
+}
+
+func parse(t *testing.T, command string) grant {
+	t.Helper()
+	g := grant{kind: "literal"}
+	words := strings.Fields(command)
+	for i := 0; i < len(words); i++ {
+		switch w := words[i]; w {
+		case "--operation":
+			i++
+			g.ops = append(g.ops, words[i])
+		case "--topic", "--group", "--transactional-id":
+			i++
+			g.option, g.name = w, words[i]
+		case "--cluster":
+			g.option, g.name = w, "kafka-cluster"
+		case "--resource-pattern-type":
+			i++
+			g.kind = words[i]
+		}
+	}
+	return g
+}
+
+// change adds or removes grants.
+func change(t *testing.T, adm *kadm.Client, commands []string, remove string) {
+	t.Helper()
+	for _, c := range commands {
+		g := parse(t, c)
+		for _, name := range g.ops {
+			op, err := kmsg.ParseACLOperation(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := kadm.NewACLs().Allow("User:client").AllowHosts().Operations(op)
+			switch g.option {
+			case "--topic":
+				b.Topics(g.name)
+			case "--group":
+				b.Groups(g.name)
+			case "--transactional-id":
+				b.TransactionalIDs(g.name)
+			case "--cluster":
+				b.Clusters()
+			}
+			if b.ResourcePatternType(kadm.ACLPatternLiteral); g.kind == "prefixed" {
+				b.ResourcePatternType(kadm.ACLPatternPrefixed)
+			}
+			if remove == "remove" {
+				_, err = adm.DeleteACLs(t.Context(), b)
+			} else {
+				_, err = adm.CreateACLs(t.Context(), b)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// side is a real cluster with an authorizer that denies all else.
+type side struct {
+	*ktest.Cluster
+	adm *kadm.Client
+	o   kclient.Options
+}
+
+func start(t *testing.T, name string, o ktest.Options) side {
+	t.Helper()
+	o.Security = ktest.SASLSSL
+	c := ktest.RealCluster(t, o)
+	cl, err := kgo.NewClient(c.ClientOptions()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	a := c.Auth()
+	return side{c, kadm.NewClient(cl), kclient.Options{
+		Name: name, BootstrapServers: c.BootstrapServers()[:1], TLS: &kclient.TLS{CAFile: a.CAFile},
+		SASL: &kclient.SASL{Mechanism: kclient.MechanismScramSHA512, Username: a.ClientUser, Password: dr.NewSecret(a.ClientPassword)},
+	}}
+}
+
+func (s side) createTopic(t *testing.T, name string) {
+	t.Helper()
+	if _, err := s.adm.CreateTopic(t.Context(), 2, 1, nil, name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCheck_PermissionsOnRealKafka(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts two brokers")
+	}
+	src := start(t, "primary", ktest.Options{Version: ktest.Oldest})
+	dst := start(t, "secondary", ktest.Options{Version: ktest.Newest})
+	src.createTopic(t, "orders-eu")
+	filter, err := dr.NewTopicFilter([]string{"orders.*"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Source: src.o, Target: dst.o, Replicator: Replicator{Name: "primary-to-secondary", Include: []string{"orders.*"}, Filter: filter}}
+	sourceLines := documented(t, "Source", src.o.BootstrapServers[0])
+	targetLines := documented(t, "Target", dst.o.BootstrapServers[0])
+
+	// expect runs the checks until the missing grants are as they should be:
+	// brokers learn of a change a moment after it was acknowledged.
+	expect := func(what string, wantSource, wantTarget []string) Report {
+		t.Helper()
+		want := [2][]string{wantSource, wantTarget}
+		deadline := time.Now().Add(20 * time.Second)
+		for {
+			r, err := Check(t.Context(), o)
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			d := cmp.Diff(want, [2][]string{r.Source.MissingGrants, r.Target.MissingGrants})
+			for _, f := range r.Findings {
+				if f.Code == "check_failed" {
+					d += f.Message
+				}
+			}
+			if d == "" {
+				return r
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("%s (-want +got):\n%s", what, d)
+				return r
+			}
+			pause(t.Context(), 100*time.Millisecond)
+		}
+	}
+
+	if r := expect("nothing is allowed", sourceLines, targetLines); r.OK() {
+		t.Error("the report is fine although nothing is allowed")
+	}
+	change(t, src.adm, sourceLines, "")
+	change(t, dst.adm, targetLines, "")
+	r := expect("the documented sets", []string{}, []string{})
+	if !r.OK() || r.Source.Topics != 1 || r.Source.Brokers[0].Version == "" || r.Target.ClusterID != dst.ID() {
+		t.Errorf("report %+v", r)
+	}
+	if !has(r, "broker_settings_unknown") {
+		t.Errorf("findings %+v", r.Findings)
+	}
+	change(t, dst.adm, documented(t, "Optional", dst.o.BootstrapServers[0]), "")
+	src.createTopic(t, "orders-us")
+	dst.createTopic(t, "orders-eu")
+
+	single := func(line, op string) string {
+		g := parse(t, line)
+		for _, other := range g.ops {
+			if other != op {
+				line = strings.Replace(line, " --operation "+other+" ", " ", 1)
+			}
+		}
+		return line
+	}
+	for _, line := range sourceLines {
+		for _, op := range parse(t, line).ops {
+			one := []string{single(line, op)}
+			change(t, src.adm, one, "remove")
+			expect("source without "+op, one, []string{})
+			change(t, src.adm, one, "")
+		}
+	}
+	for _, line := range targetLines {
+		for _, op := range parse(t, line).ops {
+			one := []string{single(line, op)}
+			change(t, dst.adm, one, "remove")
+			expect("target without "+op, []string{}, one)
+			change(t, dst.adm, one, "")
+		}
+	}
+	if r = expect("everything again", []string{}, []string{}); has(r, "broker_settings_unknown") {
+		t.Errorf("findings %+v", r.Findings)
+	}
+	// The checks left nothing behind.
+	topics, err := dst.adm.ListTopics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := topics.Names(); !slices.Equal(got, []string{"orders-eu"}) {
+		t.Errorf("topics of the target %v", got)
+	}
+	txns, err := dst.adm.ListTransactions(t.Context(), nil, nil)
+	if err != nil || len(txns) != 0 {
+		t.Errorf("transactions %v, %v", txns, err)
+	}
+
+	t.Run("reachability", func(t *testing.T) { reachability(t, o, src, dst) })
+}
+
+func reachability(t *testing.T, o Options, src, dst side) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := l.Addr().String()
+	l.Close()
+	check := func(change func(*Options)) Report {
+		t.Helper()
+		o := o
+		change(&o)
+		r, err := Check(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	r := check(func(o *Options) { o.Target.BootstrapServers = []string{closed} })
+	if a := r.Target.Addresses[0]; a.Cause != kclient.CauseRefused || a.Error != "connect to "+closed+" (cluster secondary): connection refused" || r.OK() || len(r.Source.Brokers) != 1 {
+		t.Errorf("refused: %+v, %+v", a, r)
+	}
+	r = check(func(o *Options) { o.Target.BootstrapServers = []string{closed, dst.o.BootstrapServers[0]} })
+	if !r.OK() || !has(r, "unreachable") || !r.Target.Addresses[1].Reachable {
+		t.Errorf("one of two addresses: %+v", r)
+	}
+	wrong := *dst.o.SASL
+	wrong.Password = dr.NewSecret("wrong")
+	r = check(func(o *Options) { o.Target.SASL = &wrong })
+	if a := r.Target.Addresses[0]; a.Cause != kclient.CauseSASL || !strings.Contains(a.Error, "authenticate at "+dst.o.BootstrapServers[0]+": the broker refuses the credentials") {
+		t.Errorf("wrong password: %+v", a)
+	}
+	r = check(func(o *Options) { o.Target.TLS = &kclient.TLS{} })
+	if a := r.Target.Addresses[0]; a.Cause != kclient.CauseTLS || !strings.Contains(a.Error, "not signed by a known authority") {
+		t.Errorf("unknown authority: %+v", a)
+	}
+	r = check(func(o *Options) { o.Target.TLS = nil })
+	if a := r.Target.Addresses[0]; a.Reachable || a.Error == "" {
+		t.Errorf("plaintext: %+v", a)
+	}
+	r = check(func(o *Options) { o.Target = src.o; o.Target.Name = "secondary" })
+	if !has(r, "same_cluster") || r.OK() {
+		t.Errorf("same cluster under two names: %+v", r.Findings)
+	}
+	r = check(func(o *Options) {
+		o.Target.BootstrapServers = []string{src.o.BootstrapServers[0], dst.o.BootstrapServers[0]}
+		o.Target.TLS = &kclient.TLS{InsecureSkipVerify: true}
+		admin := *o.Target.SASL
+		o.Target.SASL = &admin
+	})
+	if !has(r, "tls_not_verified") {
+		t.Errorf("insecure: %+v", r.Findings)
+	}
+	// Every mechanism of the cluster, and mutual TLS, on both versions.
+	for _, s := range []side{src, dst} {
+		for _, m := range []string{kclient.MechanismPlain, kclient.MechanismScramSHA256, kclient.MechanismScramSHA512} {
+			ko := s.o
+			ko.SASL = &kclient.SASL{Mechanism: m, Username: s.Auth().ClientUser, Password: dr.NewSecret(s.Auth().ClientPassword)}
+			if err := ping(t, ko); err != nil {
+				t.Errorf("%s, %s: %v", s.Version(), m, err)
+			}
+			ko.SASL = &kclient.SASL{Mechanism: m, Username: "nobody", Password: dr.NewSecret("x")}
+			if err := ping(t, ko); kclient.CauseOf(err) != kclient.CauseSASL {
+				t.Errorf("%s, %s, unknown user: %v", s.Version(), m, err)
+			}
+		}
+		mtls := kclient.Options{Name: "mtls", BootstrapServers: s.MTLSServers(), TLS: &kclient.TLS{CAFile: s.Auth().CAFile, CertFile: s.Auth().ClientCertFile, KeyFile: s.Auth().ClientKeyFile}}
+		if err := ping(t, mtls); err != nil {
+			t.Errorf("%s, mutual tls: %v", s.Version(), err)
+		}
+		mtls.TLS = &kclient.TLS{CAFile: s.Auth().CAFile}
+		if err := ping(t, mtls); err == nil {
+			t.Errorf("%s: mutual tls without a certificate works", s.Version())
+		}
+	}
+}
+
+func ping(t *testing.T, o kclient.Options) error {
+	t.Helper()
+	cl, err := kclient.New(o, kgo.RequestRetries(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	resp, err := kmsg.NewPtrMetadataRequest().RequestWith(ctx, cl)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.ErrorCode)
+	}
+	return err
+}
+
+func has(r Report, code string) bool {
+	return slices.ContainsFunc(r.Findings, func(f dr.Finding) bool { return f.Code == code })
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
