@@ -143,7 +143,9 @@ func TestCheck_PermissionsOnRealKafka(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts two brokers")
 	}
-	src := start(t, "primary", ktest.Options{Version: ktest.Oldest})
+	src := start(t, "primary", ktest.Options{Version: ktest.Oldest, Properties: map[string]string{
+		"producer.id.expiration.ms": "60000", "transactional.id.expiration.ms": "120000", "group.min.session.timeout.ms": "7000",
+	}})
 	dst := start(t, "secondary", ktest.Options{Version: ktest.Newest})
 	src.createTopic(t, "orders-eu")
 	filter, err := dr.NewTopicFilter([]string{"orders.*"}, nil)
@@ -185,7 +187,18 @@ func TestCheck_PermissionsOnRealKafka(t *testing.T) {
 	if r := expect("nothing is allowed", sourceLines, targetLines); r.OK() {
 		t.Error("the report is fine although nothing is allowed")
 	}
-	change(t, src.adm, sourceLines, "")
+	// Kafka's own tool takes the commands as they are printed.
+	props, err := src.AdminConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range sourceLines {
+		args := strings.Fields(line)[1:]
+		args[slices.Index(args, "admin.properties")] = props
+		if out, err := src.Tool(t.Context(), "kafka.admin.AclCommand", args...); err != nil {
+			t.Fatalf("%s: %v\n%s", line, err, out)
+		}
+	}
 	change(t, dst.adm, targetLines, "")
 	r := expect("the documented sets", []string{}, []string{})
 	if !r.OK() || r.Source.Topics != 1 || r.Source.Brokers[0].Version == "" || r.Target.ClusterID != dst.ID() {
@@ -240,6 +253,58 @@ func TestCheck_PermissionsOnRealKafka(t *testing.T) {
 	}
 
 	t.Run("reachability", func(t *testing.T) { reachability(t, o, src, dst) })
+	t.Run("settings", func(t *testing.T) { settings(t, src, dst) })
+}
+
+// settings turns the direction round, as the super user: the brokers of src and
+// its topics are set up badly for a target.
+func settings(t *testing.T, src, dst side) {
+	admin := func(s side) kclient.Options {
+		o := s.o
+		o.SASL = &kclient.SASL{Mechanism: kclient.MechanismPlain, Username: s.Auth().AdminUser, Password: dr.NewSecret(s.Auth().AdminPassword)}
+		return o
+	}
+	set := func(kv ...string) map[string]*string {
+		out := map[string]*string{}
+		for i := 0; i < len(kv); i += 2 {
+			out[kv[i]] = &kv[i+1]
+		}
+		return out
+	}
+	if _, err := src.adm.CreateTopic(t.Context(), 1, 1, set("cleanup.policy", "delete", "unclean.leader.election.enable", "true"), stateTopic); err != nil {
+		t.Fatal(err)
+	}
+	for size, s := range map[string]side{"1000": src, "2000": dst} {
+		if _, err := s.adm.CreateTopic(t.Context(), 1, 1, set("max.message.bytes", size), "small"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := Options{Source: admin(dst), Target: admin(src), Replicator: Replicator{Name: "back", Settings: dr.SettingsOwn}}
+	r, err := Check(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range []string{
+		"producer_id_expiration_short", "transactional_id_expiration_short", "session_timeout_too_short", "auto_create_topics",
+		"state_topic_cleanup", "state_topic_unclean_election", "max_message_bytes_smaller",
+	} {
+		if !has(r, code) {
+			t.Errorf("no finding %s in %+v", code, r.Findings)
+		}
+	}
+	if len(r.Source.MissingGrants)+len(r.Target.MissingGrants) > 0 {
+		t.Errorf("a super user lacks %v and %v", r.Source.MissingGrants, r.Target.MissingGrants)
+	}
+	for i, f := range r.Findings[1:] {
+		if f.Severity == dr.SeverityError && r.Findings[i].Severity != dr.SeverityError {
+			t.Errorf("errors do not come first: %+v", r.Findings)
+		}
+	}
+	// The other way round nothing of it is found.
+	o = Options{Source: admin(src), Target: admin(dst), Replicator: Replicator{Name: "forth"}}
+	if r, err = Check(t.Context(), o); err != nil || has(r, "session_timeout_too_short") || has(r, "max_message_bytes_smaller") || has(r, "producer_id_expiration_short") {
+		t.Errorf("findings %+v, %v", r.Findings, err)
+	}
 }
 
 func reachability(t *testing.T, o Options, src, dst side) {
@@ -285,13 +350,8 @@ func reachability(t *testing.T, o Options, src, dst side) {
 	if !has(r, "same_cluster") || r.OK() {
 		t.Errorf("same cluster under two names: %+v", r.Findings)
 	}
-	r = check(func(o *Options) {
-		o.Target.BootstrapServers = []string{src.o.BootstrapServers[0], dst.o.BootstrapServers[0]}
-		o.Target.TLS = &kclient.TLS{InsecureSkipVerify: true}
-		admin := *o.Target.SASL
-		o.Target.SASL = &admin
-	})
-	if !has(r, "tls_not_verified") {
+	r = check(func(o *Options) { o.Target.TLS = &kclient.TLS{InsecureSkipVerify: true} })
+	if !has(r, "tls_not_verified") || !r.OK() {
 		t.Errorf("insecure: %+v", r.Findings)
 	}
 	// Every mechanism of the cluster, and mutual TLS, on both versions.
