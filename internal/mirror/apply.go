@@ -89,6 +89,8 @@ func (c Change) entry(phase Phase) Entry {
 	return Entry{SourceTopicID: c.SourceTopicID, Source: c.Source, Target: c.Target, TargetTopicID: c.TargetTopicID, Phase: phase}
 }
 
+// adopt takes topics that a broker of the target lists into the ledger: those
+// that were there before us and those that create has made.
 func (t *Topics) adopt(ctx context.Context, changes []Change, _ *PartialError) error {
 	entries := make([]Entry, 0, len(changes))
 	for _, c := range changes {
@@ -98,7 +100,9 @@ func (t *Topics) adopt(ctx context.Context, changes []Change, _ *PartialError) e
 		return err
 	}
 	for _, c := range changes {
-		t.logDone(ctx, "topic adopted", c)
+		if !t.wasAwaited(c.SourceTopicID) {
+			t.logDone(ctx, "topic adopted", c)
+		}
 	}
 	t.o.Notify()
 	return nil

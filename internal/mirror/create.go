@@ -26,12 +26,14 @@ type creation struct {
 	replication int16
 	refused     []refusal
 
-	id  [16]byte    // of the created topic
-	err *topicError // of the last try
+	err *topicError // of the last try, nil when it was created
 }
 
 // create creates topics. The ledger knows of each before the broker does, so
-// that a crash in between is seen as one: the topic is then adopted.
+// that a crash in between is seen as one. It learns of the topic's id only when
+// a broker lists the topic, see adopt: a controller answers before the brokers
+// know the topic, on a busy cluster by seconds, and a topic that is in the
+// ledger as created and that no broker knows counts as deleted.
 func (t *Topics) create(ctx context.Context, changes []Change, failed *PartialError) error {
 	before := make([]Entry, 0, len(changes))
 	todo := make([]*creation, 0, len(changes))
@@ -42,7 +44,6 @@ func (t *Topics) create(ctx context.Context, changes []Change, failed *PartialEr
 	if err := t.record(ctx, before); err != nil {
 		return err
 	}
-	created := 0
 	for range maxCreateAttempts {
 		if len(todo) == 0 {
 			break
@@ -50,44 +51,34 @@ func (t *Topics) create(ctx context.Context, changes []Change, failed *PartialEr
 		if err := t.createAll(ctx, todo, forReal); err != nil {
 			return err
 		}
-		done, again, err := t.settle(ctx, todo, failed)
-		if err != nil {
+		var err error
+		if todo, err = t.settle(ctx, todo, failed); err != nil {
 			return err
 		}
-		created += done
-		todo = again
 	}
 	for _, c := range todo {
 		failed.add(c.change.Source, c.err)
 	}
-	if created > 0 {
-		t.o.Notify()
-	}
 	return nil
 }
 
-// settle records what was created and decides what is worth another try, with
-// what has to change for it.
-func (t *Topics) settle(ctx context.Context, tried []*creation, failed *PartialError) (int, []*creation, error) {
-	var entries []Entry
+// settle returns the topics that are worth another try, with what has to change
+// for it.
+func (t *Topics) settle(ctx context.Context, tried []*creation, failed *PartialError) ([]*creation, error) {
 	var again, probe []*creation
 	for _, c := range tried {
 		switch {
 		case c.err == nil:
-			entry := c.change.entry(PhaseCreated)
-			entry.TargetTopicID = c.id
 			if len(c.refused) > 0 {
-				t.setRefused(entry.SourceTopicID, c.refused)
+				t.setRefused(c.change.SourceTopicID, c.refused)
 			}
-			if c.id != ([16]byte{}) { // answers below version 7 have no id: adopted in the next round
-				entries = append(entries, entry)
-			}
+			t.setAwaited(c.change.SourceTopicID)
 			done := c.change
 			done.Settings = c.settings
 			t.logDone(ctx, "topic created", done)
 		case c.err.code == kerr.TopicAlreadyExists.Code:
-			// Created by somebody else, or by the try before whose answer was
-			// lost: adopted in the next round.
+			// Created by somebody else, or by a try before whose answer was lost.
+			t.setAwaited(c.change.SourceTopicID)
 		case c.err.code == kerr.InvalidReplicationFactor.Code && c.replication == brokerDefault:
 			again = append(again, c)
 		case c.err.refusesSetting() && len(c.settings) > 0:
@@ -99,16 +90,16 @@ func (t *Topics) settle(ctx context.Context, tried []*creation, failed *PartialE
 	if len(again) > 0 {
 		n, err := t.fallbackReplication(ctx)
 		if err != nil {
-			return 0, nil, err
+			return nil, err
 		}
 		for _, c := range again {
 			c.replication = n
 		}
 	}
 	if err := t.probeSettings(ctx, probe); err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	return len(entries), append(again, probe...), t.record(ctx, entries)
+	return append(again, probe...), nil
 }
 
 // fallbackReplication is for brokers that refuse the broker default: they are
@@ -202,7 +193,7 @@ func (t *Topics) createAll(ctx context.Context, topics []*creation, mode createM
 			switch {
 			case !ok:
 			case rt.ErrorCode == 0:
-				c.id, c.err = rt.TopicID, nil
+				c.err = nil
 			default:
 				c.err.code, c.err.message = rt.ErrorCode, deref(rt.ErrorMessage)
 			}

@@ -161,11 +161,14 @@ func (p *pair) run(t *testing.T) (stop func()) {
 	return stop
 }
 
-// round does what Run does once, and fails the test on a cluster's error.
+// round does what Run does once, and once more to see what it created. It fails
+// the test on a cluster's error.
 func (p *pair) round(t *testing.T) {
 	t.Helper()
-	if _, err := p.topics.round(t.Context(), &settingsCache{}); err != nil {
-		t.Fatalf("round: %v", err)
+	for range 2 {
+		if _, err := p.topics.round(t.Context(), &settingsCache{}); err != nil {
+			t.Fatalf("round: %v", err)
+		}
 	}
 }
 

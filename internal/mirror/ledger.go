@@ -8,7 +8,7 @@ type Phase string
 // The phases of an Entry.
 const (
 	PhaseCreating Phase = "creating" // about to be created; a topic of that name on the target is adopted
-	PhaseCreated  Phase = "created"  // exists under Entry.TargetTopicID; never created again
+	PhaseCreated  Phase = "created"  // was seen on the target under Entry.TargetTopicID; never created again
 	PhaseDeleted  Phase = "deleted"  // final: this source topic id is never acted on again
 )
 

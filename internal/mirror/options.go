@@ -35,8 +35,9 @@ type Options struct {
 
 	Logger *slog.Logger // nil means discard
 
-	// Notify is called after topics were created or grown on the target, so
-	// that cached metadata can be refreshed at once. It must not block.
+	// Notify is called when the target's brokers list a topic that is new to
+	// the ledger, and after topics were grown, so that cached metadata can be
+	// refreshed at once. It must not block.
 	Notify func()
 }
 

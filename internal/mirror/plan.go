@@ -25,6 +25,7 @@ type view struct {
 	sourceSettings, targetSettings map[[16]byte]topicSettings
 
 	refused map[[16]byte][]refusal // by source topic id: what the target said no to
+	awaited map[[16]byte]struct{}  // source topic ids whose target topic was created a short time ago
 	prior   map[string]TopicReport // of the plan before, by source name
 }
 
@@ -130,7 +131,10 @@ func (p *planner) fresh(r TopicReport, src topicView) {
 
 func (p *planner) create(r TopicReport, src topicView) {
 	settings, ok := p.sourceSettings[src.id]
+	_, awaited := p.awaited[src.id]
 	switch {
+	case awaited:
+		p.wait(r, "waiting for the brokers of the target cluster to know the topic")
 	case !ok:
 		p.wait(r, "waiting for the topic's settings")
 	case settings.err != nil:

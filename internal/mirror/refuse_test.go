@@ -215,3 +215,43 @@ func TestLaggingBrokerIsNoDeletion(t *testing.T) {
 		t.Errorf("ledger = %v, want created at the end", got)
 	}
 }
+
+func TestCreatedTopicThatNoBrokerKnowsYetIsNotDeleted(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, nil)
+	id := create(t, p.sourceAdm, "orders", 1, nil)
+	// The controller answers at once; the brokers do not know the topic yet.
+	var known atomic.Bool
+	var creates atomic.Int64
+	p.target.ControlKey(int16(kmsg.CreateTopics), func(kmsg.Request) (kmsg.Response, error, bool) {
+		p.target.KeepControl()
+		creates.Add(1)
+		return nil, nil, false
+	})
+	p.target.ControlKey(int16(kmsg.Metadata), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		p.target.KeepControl()
+		req := kreq.(*kmsg.MetadataRequest)
+		if known.Load() || len(req.Topics) == 0 || req.Topics[0].Topic == nil {
+			return nil, nil, false
+		}
+		id := "target-id"
+		resp := req.ResponseKind().(*kmsg.MetadataResponse)
+		resp.ClusterID = &id
+		for _, rt := range req.Topics {
+			out := kmsg.NewMetadataResponseTopic()
+			out.Topic, out.ErrorCode = rt.Topic, kerr.UnknownTopicOrPartition.Code
+			resp.Topics = append(resp.Topics, out)
+		}
+		return resp, nil, true
+	})
+	for range 3 {
+		p.round(t)
+		p.wantState(t, "orders", dr.TopicCreating, "")
+	}
+	if e, _ := p.ledger.Lookup(id); e.Phase != PhaseCreating || creates.Load() != 1 {
+		t.Errorf("entry %+v after %d creations, want creating after one", e, creates.Load())
+	}
+	known.Store(true)
+	p.round(t)
+	p.wantState(t, "orders", dr.TopicRunning, "")
+}

@@ -21,10 +21,13 @@ const (
 	// value changes at the source.
 	refusalLife = 10 * time.Minute
 
-	// readShare bounds the share of time spent reading metadata: after a read
-	// of duration d the next one starts readShare*d later at the earliest, so
-	// that clusters with very many topics are not kept busy by us.
-	readShare = 4
+	// awaitLife is how long a created topic may take to be listed by a broker
+	// of the target. After that it is created once more, which does nothing if
+	// it exists.
+	awaitLife = 30 * time.Second
+
+	// soon is the pause before the next look when something was changed.
+	soon = 50 * time.Millisecond
 )
 
 // Topics keeps the topics of the target like those of the source.
@@ -37,7 +40,8 @@ type Topics struct {
 		planned            map[string]TopicReport // of the last plan of Run, by source name
 		failures           map[string]failure     // by source name
 		refused            map[[16]byte][]timedRefusal
-		gone               map[[16]byte]struct{} // topic ids never come back, so this is final
+		awaited            map[[16]byte]time.Time // source topic ids of created topics, until when
+		gone               map[[16]byte]struct{}  // topic ids never come back, so this is final
 		problem            error
 	}
 }
@@ -65,6 +69,7 @@ func New(o Options) (*Topics, error) {
 	t.mu.sourceID, t.mu.targetID = o.SourceClusterID, o.TargetClusterID
 	t.mu.failures = make(map[string]failure)
 	t.mu.refused = make(map[[16]byte][]timedRefusal)
+	t.mu.awaited = make(map[[16]byte]time.Time)
 	t.mu.gone = make(map[[16]byte]struct{})
 	return t, nil
 }
@@ -85,7 +90,8 @@ func (t *Topics) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		start := time.Now()
-		read, err := t.round(ctx, cache)
+		changed, err := t.round(ctx, cache)
+		took := time.Since(start)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -96,18 +102,22 @@ func (t *Topics) Run(ctx context.Context) error {
 			continue
 		}
 		retry = minRetry
-		timer.Reset(max(t.o.DiscoveryInterval-time.Since(start), readShare*read, time.Millisecond))
+		pause := t.o.DiscoveryInterval
+		if changed > 0 {
+			pause = min(pause, soon)
+		}
+		// After a slow look comes a rest of the same length, the interval at
+		// most: a busy cluster is not kept busy by our looking at it.
+		timer.Reset(max(pause-took, min(took, t.o.DiscoveryInterval), time.Millisecond))
 	}
 }
 
-// round reads, plans and applies once. It returns how long reading took.
-func (t *Topics) round(ctx context.Context, cache *settingsCache) (time.Duration, error) {
-	start := time.Now()
+// round reads, plans and applies once. It returns how many changes there were.
+func (t *Topics) round(ctx context.Context, cache *settingsCache) (int, error) {
 	v, err := t.read(ctx, cache)
 	if err != nil {
 		return 0, err
 	}
-	read := time.Since(start)
 	changes, reports := plan(v)
 	t.setPlanned(ctx, changes, reports)
 	due := t.due(changes)
@@ -120,7 +130,7 @@ func (t *Topics) round(ctx context.Context, cache *settingsCache) (time.Duration
 	if _, partial := errors.AsType[*PartialError](err); partial {
 		err = nil // shown per topic
 	}
-	return read, err
+	return len(due), err
 }
 
 // Plan returns what would be done now. It reads both clusters anew and changes
@@ -246,6 +256,23 @@ func (t *Topics) setFailures(ctx context.Context, changes []Change, failed map[s
 	for _, name := range fresh {
 		t.o.Logger.LogAttrs(ctx, slog.LevelWarn, "topic cannot follow the source", slog.String("topic", name), slog.Any("error", failed[name]))
 	}
+}
+
+// setAwaited remembers that the target topic of a source topic id was created.
+func (t *Topics) setAwaited(sourceTopicID [16]byte) {
+	until := time.Now().Add(awaitLife)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.awaited[sourceTopicID] = until
+}
+
+// wasAwaited ends the waiting and reports whether there was any.
+func (t *Topics) wasAwaited(sourceTopicID [16]byte) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.mu.awaited[sourceTopicID]
+	delete(t.mu.awaited, sourceTopicID)
+	return ok
 }
 
 // setRefused remembers that the target refuses settings of a topic.

@@ -338,6 +338,7 @@ func TestPlanChangesNothing(t *testing.T) {
 	if d, _ := details(t, p.targetCl, "payments"); int(d.partitions) != 3 {
 		t.Errorf("payments has %d partitions, want 3", int(d.partitions))
 	}
+	p.round(t)
 	if changes, err = p.topics.Plan(t.Context()); err != nil || len(changes) != 0 {
 		t.Errorf("plan afterwards = %v, %v, want nothing", changes, err)
 	}

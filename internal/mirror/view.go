@@ -162,9 +162,15 @@ func fillSettings(ctx context.Context, cl *kgo.Client, cluster side, topics clus
 func (t *Topics) remembered(v *view) {
 	now := time.Now()
 	v.refused = make(map[[16]byte][]refusal)
+	v.awaited = make(map[[16]byte]struct{})
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	v.prior = t.mu.planned // replaced as a whole, never written to
+	for id, until := range t.mu.awaited {
+		if now.Before(until) {
+			v.awaited[id] = struct{}{}
+		}
+	}
 	for id, list := range t.mu.refused {
 		list = slices.DeleteFunc(list, func(r timedRefusal) bool { return !now.Before(r.until) })
 		if len(list) == 0 {
