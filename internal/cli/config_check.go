@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,14 +11,15 @@ import (
 	"github.com/anabranch/anabranch/internal/cli/out"
 	"github.com/anabranch/anabranch/internal/config"
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/preflight"
 )
 
 // checkReport is what config check prints.
 type checkReport struct {
-	File     string           `json:"file"`
-	Valid    bool             `json:"valid"`             // the file can be served; says nothing about the clusters
-	Problems []config.Problem `json:"problems"`          // with the file
-	Findings []dr.Finding     `json:"findings,omitzero"` // with the clusters; left out without --connect
+	File        string             `json:"file"`
+	Valid       bool               `json:"valid"`                // the file can be served; says nothing about the clusters
+	Problems    []config.Problem   `json:"problems"`             // with the file
+	Replicators []preflight.Report `json:"replicators,omitzero"` // what was found on the clusters of each; left out without --connect
 }
 
 func newConfigCheck(d Deps) *cobra.Command {
@@ -29,12 +31,11 @@ func newConfigCheck(d Deps) *cobra.Command {
 
 --connect also looks at the clusters: whether every address can be reached, what the
 brokers support, and which permissions the principals lack, with the kafka-acls.sh
-lines that grant them. It changes nothing on them.`, 0, 1, 2, 3),
+commands that grant them. It changes nothing on them.`, 0, 1, 2, 3),
 		Example: `  anabranch config check anabranch.yaml
   anabranch config check anabranch.yaml --connect -o json`,
 		Args: exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := printer(d, cmd)
 			report := checkReport{File: args[0], Problems: []config.Problem{}}
 			conf, err := config.Load(args[0])
 			if err != nil {
@@ -44,24 +45,58 @@ lines that grant them. It changes nothing on them.`, 0, 1, 2, 3),
 				}
 				report.Problems = problems.List
 			} else if report.Valid = true; connect {
-				if report.Findings, err = d.Preflight(cmd.Context(), conf); err != nil {
+				if report.Replicators, err = checkClusters(cmd.Context(), d, conf); err != nil {
 					return err
 				}
-				if report.Findings == nil {
-					report.Findings = []dr.Finding{}
-				}
 			}
-			if err := p.Data(report, func(pg *out.Page) { checkText(pg, report) }); err != nil {
+			if err := printer(d, cmd).Data(report, func(pg *out.Page) { checkText(pg, report) }); err != nil {
 				return err
 			}
 			return report.verdict()
 		},
 	}
-	if d.Preflight != nil {
-		cmd.Flags().BoolVar(&connect, "connect", false, "also check the clusters of the file")
-	}
+	cmd.Flags().BoolVar(&connect, "connect", false, "also check the clusters of the file")
 	outputFlag(cmd)
 	return cmd
+}
+
+// checkClusters checks the clusters of every replicator, one after the other.
+func checkClusters(ctx context.Context, d Deps, conf *config.Config) ([]preflight.Report, error) {
+	reports := []preflight.Report{}
+	for _, name := range conf.ReplicatorNames {
+		r := conf.Replicators[name]
+		source, ok1 := conf.ClientOptions(r.Source)
+		target, ok2 := conf.ClientOptions(r.Target)
+		filter, err := r.Filter()
+		if !ok1 || !ok2 || err != nil {
+			panic("bug: a file that was loaded has a replicator that is not valid") // Load checked it.
+		}
+		report, err := d.Preflight(ctx, preflight.Options{Source: source, Target: target, Replicator: preflight.Replicator{
+			Name: name, Include: r.Topics.Include, Filter: filter, Naming: r.Naming(),
+			Settings: r.TopicSettings, DeletedTopics: r.DeletedTopics, SessionTimeout: r.SessionTimeout.Std(),
+		}})
+		if err != nil {
+			return nil, fmt.Errorf("check replicator %s: %w", name, err)
+		}
+		reports = append(reports, report)
+	}
+	return reports, nil
+}
+
+// findings returns the findings of all replicators, each once: two replicators
+// between the same clusters find much of the same.
+func (r checkReport) findings() []dr.Finding {
+	var list []dr.Finding
+	seen := make(map[dr.Finding]bool)
+	for _, one := range r.Replicators {
+		for _, f := range one.Findings {
+			if !seen[f] {
+				seen[f] = true
+				list = append(list, f)
+			}
+		}
+	}
+	return list
 }
 
 // verdict turns what was printed into an exit code.
@@ -69,18 +104,18 @@ func (r checkReport) verdict() error {
 	if !r.Valid {
 		return &toldError{code: dr.CodeConfig}
 	}
-	code := dr.Code("")
-	for _, f := range r.Findings {
-		switch {
-		case f.Severity != dr.SeverityError:
-		case f.Code == string(dr.CodeUnreachable):
-			return &toldError{code: dr.CodeUnreachable}
-		default:
-			code = dr.CodeInternal
+	failed := false
+	for _, f := range r.findings() {
+		if f.Severity != dr.SeverityError {
+			continue
 		}
+		if strings.HasSuffix(f.Code, "unreachable") {
+			return &toldError{code: dr.CodeUnreachable}
+		}
+		failed = true
 	}
-	if code != "" {
-		return &toldError{code: code}
+	if failed {
+		return &toldError{code: dr.CodeInternal}
 	}
 	return nil
 }
@@ -89,22 +124,63 @@ func checkText(pg *out.Page, r checkReport) {
 	for _, x := range r.Problems {
 		pg.Line("%s", x)
 	}
-	for _, f := range r.Findings {
+	if !r.Valid {
+		pg.Line("%s: %s", r.File, count(int64(len(r.Problems)), "problem"))
+		return
+	}
+	var rows [][]string
+	for _, one := range r.Replicators {
+		for _, side := range []struct {
+			name    string
+			cluster preflight.ClusterReport
+		}{{"source", one.Source}, {"target", one.Target}} {
+			c := side.cluster
+			rows = append(rows, []string{one.Replicator, side.name, c.Name, c.ClusterID, reached(c), versions(c), c.Principal, fmt.Sprint(c.Topics)})
+		}
+	}
+	pg.Table([]string{"REPLICATOR", "SIDE", "CLUSTER", "CLUSTER ID", "BROKERS", "VERSIONS", "PRINCIPAL", "TOPICS"}, rows)
+	findings := r.findings()
+	for _, f := range findings {
 		pg.Line("%s: %s: %s [%s]", f.Severity, f.Subject, f.Message, f.Code)
 		for line := range strings.Lines(f.Fix) {
 			pg.Line("    %s", strings.TrimRight(line, "\r\n"))
 		}
 	}
 	switch {
-	case !r.Valid:
-		pg.Line("%s: %s", r.File, count(int64(len(r.Problems)), "problem"))
-	case len(r.Findings) > 0:
-		pg.Line("%s: valid; %s about its clusters", r.File, findingCounts(r.Findings))
-	case r.Findings != nil:
+	case len(findings) > 0:
+		pg.Line("%s: valid; %s about its clusters", r.File, findingCounts(findings))
+	case r.Replicators != nil:
 		pg.Line("%s: valid, and its clusters are fine", r.File)
 	default:
 		pg.Line("%s: valid", r.File)
 	}
+}
+
+// reached counts the brokers that answered.
+func reached(c preflight.ClusterReport) string {
+	if len(c.Brokers) == 0 {
+		return ""
+	}
+	n := 0
+	for _, b := range c.Brokers {
+		if b.Reachable {
+			n++
+		}
+	}
+	return fmt.Sprintf("%d of %d", n, len(c.Brokers))
+}
+
+// versions lists the versions of the brokers, each once.
+func versions(c preflight.ClusterReport) string {
+	var list []string
+	seen := make(map[string]bool)
+	for _, b := range c.Brokers {
+		if b.Version != "" && !seen[b.Version] {
+			seen[b.Version] = true
+			list = append(list, b.Version)
+		}
+	}
+	return strings.Join(list, ", ")
 }
 
 func findingCounts(list []dr.Finding) string {
@@ -121,7 +197,7 @@ func findingCounts(list []dr.Finding) string {
 			noun = "note"
 		}
 		if n > 0 {
-			parts = append(parts, fmt.Sprint(count(n, noun)))
+			parts = append(parts, count(n, noun))
 		}
 	}
 	return strings.Join(parts, ", ")

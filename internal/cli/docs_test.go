@@ -10,20 +10,18 @@ import (
 	"strings"
 	"testing"
 
-	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
 	"github.com/anabranch/anabranch/internal/api"
-	"github.com/anabranch/anabranch/internal/config"
 	"github.com/anabranch/anabranch/internal/dr"
 )
 
 // wholeTree has every command and flag there is.
 func wholeTree() *cobra.Command {
 	root := Root(Deps{
-		Serve:     func(context.Context, ServeOptions) error { return nil },
-		Demo:      func(context.Context, DemoOptions) error { return nil },
-		Preflight: func(context.Context, *config.Config) ([]dr.Finding, error) { return nil, nil },
+		Serve: func(context.Context, ServeOptions) error { return nil },
+		Demo:  func(context.Context, DemoOptions) error { return nil },
 	})
 	root.InitDefaultHelpCmd()
 	return root
@@ -58,8 +56,11 @@ format: ` + "`{\"error\": {\"code\", \"message\", \"hint\"}}`" + `.
 Other shapes than those of the API:
 
 - ` + "`config check`" + `: ` + "`file`" + `, ` + "`valid`" + ` (can the file be served), ` + "`problems[]`" + ` with ` + "`file`, `line`" + ` (0: the
-  file as a whole), ` + "`path`, `message`" + `; with ` + "`--connect`" + ` also ` + "`findings[]`" + ` with ` + "`code`" + `,
-  ` + "`severity`" + ` (error, warning, info), ` + "`subject`, `message`, `fix`" + `.
+  file as a whole), ` + "`path`, `message`" + `; with ` + "`--connect`" + ` also ` + "`replicators[]`" + ` with
+  ` + "`replicator`" + ` (its name), ` + "`source` and `target`" + ` (` + "`name`, `cluster_id`, `principal`, `addresses[]`, `brokers[]`" + `,
+  ` + "`topics`, `missing_grants[]`" + `: kafka-acls.sh commands) and ` + "`findings[]`" + ` with ` + "`code`, `severity`" + ` (error,
+  warning, info), ` + "`subject`, `message`, `fix`" + `. Exit code 1 when a finding is an error, 3 when that is a cluster
+  that cannot be reached.
 - ` + "`replicator resolve --dry-run`" + `: ` + "`replicator`, `topic`, `action`, `effect`, `partitions[]`" + ` with
   ` + "`partition`, `state`, `code`, `replicated_offset`, `source_offset`" + ` (where copying would go on;
   left out where only the server can tell).
@@ -95,7 +96,7 @@ func TestReferenceIsUpToDate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := gocmp.Diff(string(want), string(got)); d != "" {
+	if d := cmp.Diff(string(want), string(got)); d != "" {
 		t.Errorf("run go test ./internal/cli -update (-want +got):\n%s", d)
 	}
 }

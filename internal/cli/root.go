@@ -17,6 +17,7 @@ import (
 	"github.com/anabranch/anabranch/internal/config"
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/obs"
+	"github.com/anabranch/anabranch/internal/preflight"
 )
 
 // ServeOptions are what serve hands over.
@@ -42,9 +43,8 @@ type Deps struct {
 	Serve func(context.Context, ServeOptions) error // runs until the context ends; nil: no such command
 	Demo  func(context.Context, DemoOptions) error  // the same
 
-	// Preflight looks at the clusters of a configuration and returns what it found.
-	// A cluster that cannot be reached is a finding. nil: check has no --connect.
-	Preflight func(context.Context, *config.Config) ([]dr.Finding, error)
+	// Preflight looks at the clusters of one replicator. nil: preflight.Check.
+	Preflight func(context.Context, preflight.Options) (preflight.Report, error)
 
 	Stdin          io.Reader           // nil: os.Stdin
 	Stdout, Stderr io.Writer           // nil: those of the process
@@ -65,6 +65,9 @@ func (d Deps) filled() Deps {
 	}
 	if d.Getenv == nil {
 		d.Getenv = os.Getenv
+	}
+	if d.Preflight == nil {
+		d.Preflight = preflight.Check
 	}
 	if d.Terminal == nil {
 		stdin := d.Stdin
