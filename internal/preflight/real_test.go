@@ -2,7 +2,12 @@ package preflight
 
 import (
 	"context"
+	"encoding/base64"
+	"fmt"
+	"iter"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -139,6 +144,70 @@ func (s side) createTopic(t *testing.T, name string) {
 	}
 }
 
+// await runs the checks until the missing grants are as they should be: brokers
+// learn of a change a moment after it was acknowledged.
+func await(t *testing.T, o Options, what string, wantSource, wantTarget []string) Report {
+	t.Helper()
+	want := [2][]string{wantSource, wantTarget}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		r, err := Check(t.Context(), o)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		d := cmp.Diff(want, [2][]string{r.Source.MissingGrants, r.Target.MissingGrants})
+		for _, f := range r.Findings {
+			if f.Code == "check_failed" {
+				d += f.Message
+			}
+		}
+		if d == "" {
+			return r
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%s (-want +got):\n%s", what, d)
+			return r
+		}
+		pause(t.Context(), 100*time.Millisecond)
+	}
+}
+
+// operations gives each operation of the commands as a command of its own.
+func operations(t *testing.T, commands []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, line := range commands {
+			ops := parse(t, line).ops
+			for _, op := range ops {
+				one := line
+				for _, other := range ops {
+					if other != op {
+						one = strings.Replace(one, " --operation "+other+" ", " ", 1)
+					}
+				}
+				if !yield(one) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// leftNothing checks that the checks created nothing on the target.
+func leftNothing(t *testing.T, dst side) {
+	t.Helper()
+	topics, err := dst.adm.ListTopics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := topics.Names(); !slices.Equal(got, []string{"orders-eu"}) {
+		t.Errorf("topics of the target %v", got)
+	}
+	txns, err := dst.adm.ListTransactions(t.Context(), nil, nil)
+	if err != nil || len(txns) != 0 {
+		t.Errorf("transactions %v, %v", txns, err)
+	}
+}
+
 func TestCheck_PermissionsOnRealKafka(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts two brokers")
@@ -146,7 +215,11 @@ func TestCheck_PermissionsOnRealKafka(t *testing.T) {
 	src := start(t, "primary", ktest.Options{Version: ktest.Oldest, Properties: map[string]string{
 		"producer.id.expiration.ms": "60000", "transactional.id.expiration.ms": "120000", "group.min.session.timeout.ms": "7000",
 	}})
-	dst := start(t, "secondary", ktest.Options{Version: ktest.Newest})
+	dst := start(t, "secondary", ktest.Options{Version: ktest.Newest, Properties: map[string]string{
+		"sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
+		// Without a callback handler the broker takes unsigned tokens.
+		"listener.name.sasl_ssl.oauthbearer.sasl.jaas.config": `org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="client";`,
+	}})
 	src.createTopic(t, "orders-eu")
 	filter, err := dr.NewTopicFilter([]string{"orders.*"}, nil)
 	if err != nil {
@@ -156,34 +229,10 @@ func TestCheck_PermissionsOnRealKafka(t *testing.T) {
 	sourceLines := documented(t, "Source", src.o.BootstrapServers[0])
 	targetLines := documented(t, "Target", dst.o.BootstrapServers[0])
 
-	// expect runs the checks until the missing grants are as they should be:
-	// brokers learn of a change a moment after it was acknowledged.
 	expect := func(what string, wantSource, wantTarget []string) Report {
 		t.Helper()
-		want := [2][]string{wantSource, wantTarget}
-		deadline := time.Now().Add(20 * time.Second)
-		for {
-			r, err := Check(t.Context(), o)
-			if err != nil {
-				t.Fatalf("%s: %v", what, err)
-			}
-			d := cmp.Diff(want, [2][]string{r.Source.MissingGrants, r.Target.MissingGrants})
-			for _, f := range r.Findings {
-				if f.Code == "check_failed" {
-					d += f.Message
-				}
-			}
-			if d == "" {
-				return r
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("%s (-want +got):\n%s", what, d)
-				return r
-			}
-			pause(t.Context(), 100*time.Millisecond)
-		}
+		return await(t, o, what, wantSource, wantTarget)
 	}
-
 	if r := expect("nothing is allowed", sourceLines, targetLines); r.OK() {
 		t.Error("the report is fine although nothing is allowed")
 	}
@@ -211,49 +260,62 @@ func TestCheck_PermissionsOnRealKafka(t *testing.T) {
 	src.createTopic(t, "orders-us")
 	dst.createTopic(t, "orders-eu")
 
-	single := func(line, op string) string {
-		g := parse(t, line)
-		for _, other := range g.ops {
-			if other != op {
-				line = strings.Replace(line, " --operation "+other+" ", " ", 1)
-			}
-		}
-		return line
+	for one := range operations(t, sourceLines) {
+		change(t, src.adm, []string{one}, "remove")
+		expect("source without "+one, []string{one}, []string{})
+		change(t, src.adm, []string{one}, "")
 	}
-	for _, line := range sourceLines {
-		for _, op := range parse(t, line).ops {
-			one := []string{single(line, op)}
-			change(t, src.adm, one, "remove")
-			expect("source without "+op, one, []string{})
-			change(t, src.adm, one, "")
-		}
-	}
-	for _, line := range targetLines {
-		for _, op := range parse(t, line).ops {
-			one := []string{single(line, op)}
-			change(t, dst.adm, one, "remove")
-			expect("target without "+op, []string{}, one)
-			change(t, dst.adm, one, "")
-		}
+	for one := range operations(t, targetLines) {
+		change(t, dst.adm, []string{one}, "remove")
+		expect("target without "+one, []string{}, []string{one})
+		change(t, dst.adm, []string{one}, "")
 	}
 	if r = expect("everything again", []string{}, []string{}); has(r, "broker_settings_unknown") {
 		t.Errorf("findings %+v", r.Findings)
 	}
-	// The checks left nothing behind.
-	topics, err := dst.adm.ListTopics(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := topics.Names(); !slices.Equal(got, []string{"orders-eu"}) {
-		t.Errorf("topics of the target %v", got)
-	}
-	txns, err := dst.adm.ListTransactions(t.Context(), nil, nil)
-	if err != nil || len(txns) != 0 {
-		t.Errorf("transactions %v, %v", txns, err)
-	}
-
+	leftNothing(t, dst)
 	t.Run("reachability", func(t *testing.T) { reachability(t, o, src, dst) })
 	t.Run("settings", func(t *testing.T) { settings(t, src, dst) })
+	t.Run("oauthbearer", func(t *testing.T) { oauthBearer(t, o, dst) })
+}
+
+// oauthBearer checks the target with tokens of an endpoint, whose permissions
+// are those of the principal that the token names.
+func oauthBearer(t *testing.T, o Options, dst side) {
+	asked := 0
+	subject := "client"
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, pass, _ := r.BasicAuth(); user != "client" || pass != "s3cret" {
+			w.WriteHeader(http.StatusUnauthorized)
+			fmt.Fprint(w, `{"error":"invalid_client"}`)
+			return
+		}
+		asked++
+		enc := base64.RawURLEncoding.EncodeToString
+		now := time.Now().Unix()
+		token := enc([]byte(`{"alg":"none"}`)) + "." + enc(fmt.Appendf(nil, `{"sub":%q,"iat":%d,"exp":%d}`, subject, now, now+300)) + "."
+		fmt.Fprintf(w, `{"access_token":%q,"token_type":"Bearer","expires_in":300}`, token)
+	}))
+	t.Cleanup(endpoint.Close)
+	oauth := func(secret string) kclient.Options {
+		ko := dst.o
+		ko.SASL = &kclient.SASL{Mechanism: kclient.MechanismOAuthBearer, OAuth: kclient.OAuth{TokenURL: endpoint.URL, ClientID: "client", ClientSecret: dr.NewSecret(secret)}}
+		return ko
+	}
+	if err := ping(t, oauth("s3cret")); err != nil || asked != 1 {
+		t.Errorf("ping: %v, asked %d times", err, asked)
+	}
+	o.Target = oauth("s3cret")
+	if r, err := Check(t.Context(), o); err != nil || !r.OK() || r.Target.Principal != "User:client" {
+		t.Errorf("report %+v, %v", r, err)
+	}
+	subject = "somebody"
+	if r, err := Check(t.Context(), o); err != nil || len(r.Target.MissingGrants) != 4 {
+		t.Errorf("another subject: %+v, %v", r.Target.MissingGrants, err)
+	}
+	if err := ping(t, oauth("wrong")); kclient.CauseOf(err) != kclient.CauseSASL || strings.Contains(err.Error(), "wrong") {
+		t.Errorf("wrong secret: %v", err)
+	}
 }
 
 // settings turns the direction round, as the super user: the brokers of src and
