@@ -227,14 +227,15 @@ func details(t *testing.T, cl *kgo.Client, topic string) (topicView, bool) {
 // ownSettings returns the topic's own settings.
 func ownSettings(t *testing.T, adm *kadm.Client, topic string) map[string]string {
 	t.Helper()
-	all, err := adm.DescribeTopicConfigs(t.Context(), topic)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rc, err := all.On(topic, nil)
-	if err != nil || rc.Err != nil {
-		t.Fatal(err, rc.Err)
-	}
+	var rc kadm.ResourceConfig
+	eventually(t, 10*time.Second, "describe the settings of "+topic, func() bool { // a broker may not know the topic yet
+		all, err := adm.DescribeTopicConfigs(t.Context(), topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rc, err = all.On(topic, nil)
+		return err == nil && rc.Err == nil
+	})
 	out := make(map[string]string)
 	for _, c := range rc.Configs {
 		if c.Source.String() == "DYNAMIC_TOPIC_CONFIG" {

@@ -192,7 +192,7 @@ func (p *planner) compare(r TopicReport, src, dst topicView) {
 	switch {
 	case !haveSource || !haveTarget:
 		r.Drift = append(r.Drift, p.priorSettingsDrift(r.Name)...)
-	case source.err != nil:
+	case source.err != nil: // the records can follow all the same
 		r.Code, r.Reason = source.err.halt(), source.err.Error()
 	case target.err != nil:
 		r.Code, r.Reason = target.err.halt(), target.err.Error()

@@ -153,7 +153,10 @@ func fillSettings(ctx context.Context, cl *kgo.Client, cluster side, topics clus
 		return err
 	}
 	for name, s := range read {
-		into[topics.topics[name].id] = s
+		// A broker that does not know the topic yet is asked again at once.
+		if s.err == nil || s.err.halt() != "" {
+			into[topics.topics[name].id] = s
+		}
 	}
 	return nil
 }
