@@ -219,8 +219,10 @@ func TestErrorsOfTheServiceKeepTheirCodeAndHint(t *testing.T) {
 
 func TestTokenIsNeededWhereItIsSet(t *testing.T) {
 	s, f := newServer(t, Options{Token: "secret"})
-	routes := []string{"GET /metrics", "GET /api/v1/version", "GET " + base, "GET " + base + "/back", "GET " + base + "/back/events",
-		"POST " + base + "/back/pause", "POST " + base + "/back/resume", "POST " + base + "/back/resolve"}
+	routes := []string{
+		"GET /metrics", "GET /api/v1/version", "GET " + base, "GET " + base + "/back", "GET " + base + "/back/events",
+		"POST " + base + "/back/pause", "POST " + base + "/back/resume", "POST " + base + "/back/resolve",
+	}
 	for _, route := range routes {
 		method, path, _ := strings.Cut(route, " ")
 		for _, header := range []string{"", "Bearer", "Bearer wrong", "Basic secret", "secret", "Bearer secretary"} {
@@ -317,7 +319,7 @@ func TestEveryCodeHasARowAndTheTableIsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	var known []string
-	for _, line := range strings.Split(string(src), "\n") {
+	for line := range strings.SplitSeq(string(src), "\n") {
 		if _, rest, ok := strings.Cut(line, " Code = \""); ok {
 			code, _, _ := strings.Cut(rest, "\"")
 			known = append(known, code)

@@ -25,10 +25,10 @@ func jsonKeys(t reflect.Type, seen map[reflect.Type]bool) []string {
 	}
 	seen[t] = true
 	var keys []string
-	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+	for f := range t.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		keys = append(keys, name)
-		keys = append(keys, jsonKeys(t.Field(i).Type, seen)...)
+		keys = append(keys, jsonKeys(f.Type, seen)...)
 	}
 	return keys
 }

@@ -36,7 +36,7 @@ func (s *Server) handleEvents(w http.ResponseWriter, r *http.Request) error {
 	defer tick.Stop()
 	for {
 		if err := stream.send("status", view(st)); err != nil {
-			return nil //nolint:nilerr // The client went away: nobody is left to tell.
+			return nil // The client went away: nobody is left to tell.
 		}
 		select {
 		case <-r.Context().Done():

@@ -15,7 +15,8 @@ type fakeService struct {
 	mu       sync.Mutex
 	statuses map[string]dr.ReplicatorStatus
 	calls    []string
-	fail     error // what Pause, Resume and Resolve return
+	slow     time.Duration // how long Resolve takes
+	fail     error         // what Pause, Resume and Resolve return
 }
 
 func (f *fakeService) Replicators() []dr.ReplicatorStatus {
@@ -62,6 +63,13 @@ func (f *fakeService) Resume(_ context.Context, name string) error {
 func (f *fakeService) Resolve(ctx context.Context, name string, r dr.Resolution) (dr.ResolveResult, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		return dr.ResolveResult{}, errors.New("resolve without a deadline")
+	}
+	slow := time.NewTimer(f.slow)
+	defer slow.Stop()
+	select {
+	case <-slow.C:
+	case <-ctx.Done():
+		return dr.ResolveResult{}, context.Cause(ctx)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

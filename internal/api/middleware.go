@@ -170,6 +170,7 @@ func (p *statusProbe) WriteHeader(status int) {
 		p.status = status
 	}
 }
+
 func (p *statusProbe) Write(b []byte) (int, error) {
 	p.WriteHeader(http.StatusOK)
 	return len(b), nil

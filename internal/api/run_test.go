@@ -28,7 +28,8 @@ func run(t *testing.T, o Options) (addr string, f *fakeService, stop func() erro
 	t.Helper()
 	o.Listen = "127.0.0.1:0"
 	s, f := newServer(t, o)
-	a, err := s.Listen()
+	s.body = 50 * time.Millisecond
+	a, err := s.Listen(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +59,7 @@ func TestEventsFollowTheReplicatorUntilItIsGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if got := resp.Header.Get("Content-Type"); got != "text/event-stream" {
 		t.Fatalf("content type %q", got)
 	}
@@ -106,13 +107,13 @@ func TestEventStreamsAreLimitedAndEndWithTheServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		bodies = append(bodies, resp.Body)
-		defer resp.Body.Close()
+		defer func() { _ = resp.Body.Close() }()
 	}
 	resp, err := client.Get(url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != StatusOf(dr.CodeConflict) {
 		t.Errorf("one stream too many: status %d", resp.StatusCode)
 	}
@@ -128,12 +129,59 @@ func TestEventStreamsAreLimitedAndEndWithTheServer(t *testing.T) {
 	}
 }
 
+func TestAnswersMayTakeLongerThanTheBody(t *testing.T) {
+	addr, f, _ := run(t, Options{Events: 20 * time.Millisecond})
+	f.slow = 300 * time.Millisecond
+	url := "http://" + addr + base + "/primary-to-secondary"
+	resp, err := http.Post(url+"/resolve", "application/json", strings.NewReader(`{"topic":"orders","action":"match"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("slow resolve: status %d", resp.StatusCode)
+	}
+	events, err := http.Get(url + "/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = events.Body.Close() }()
+	lines := bufio.NewScanner(events.Body)
+	for start := time.Now(); time.Since(start) < 300*time.Millisecond; {
+		if !lines.Scan() {
+			t.Fatalf("the stream ended after %v: %v", time.Since(start), lines.Err())
+		}
+	}
+}
+
+func TestBodyThatDoesNotArriveIsGivenUp(t *testing.T) {
+	addr, f, _ := run(t, Options{})
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_, err = io.WriteString(c, "POST "+base+"/back/resolve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusBadRequest || len(f.calls) != 0 {
+		t.Errorf("status %d, calls %q", resp.StatusCode, f.calls)
+	}
+}
+
 func TestListenSaysWhichPortIsTaken(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	s, err := New(Options{Service: newFake(), Listen: l.Addr().String()})
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +232,7 @@ func TestTLSServesTheNewCertificateAfterARenewal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		defer func() { _ = c.Close() }()
 		return c.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 	}
 	if got := serial(); got != 1 {

@@ -23,6 +23,7 @@ const (
 	maxStreams    = 64               // event streams at once
 	answerTimeout = 30 * time.Second // to compute and write an answer
 	actionTimeout = 2 * time.Minute  // the same for pause, resume and resolve, which talk to clusters
+	bodyTimeout   = 15 * time.Second // to receive a request's body
 	stopTimeout   = 5 * time.Second  // for the answers under way when Run ends
 )
 
@@ -46,6 +47,7 @@ type Server struct {
 	handler http.Handler
 	hosts   []string      // Host headers that are answered; nil: any
 	streams chan struct{} // one element per open event stream
+	body    time.Duration // bodyTimeout, shorter in tests
 
 	mu struct {
 		sync.Mutex
@@ -75,7 +77,7 @@ func New(o Options) (*Server, error) {
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("configure api: %w", errors.Join(errs...))
 	}
-	s := &Server{opts: o, log: o.Logger, streams: make(chan struct{}, maxStreams)}
+	s := &Server{opts: o, log: o.Logger, streams: make(chan struct{}, maxStreams), body: bodyTimeout}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -104,11 +106,11 @@ func (s *Server) Handler() http.Handler { return s.handler }
 // Listen opens the listener, so that a port that is taken is known before
 // anything else is started. Run does it when it was not done before. The address
 // is the actual one.
-func (s *Server) Listen() (net.Addr, error) {
+func (s *Server) Listen(ctx context.Context) (net.Addr, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.listener == nil {
-		l, err := net.Listen("tcp", s.opts.Listen)
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", s.opts.Listen)
 		if err != nil {
 			return nil, fmt.Errorf("listen for the api: %w", err)
 		}
@@ -120,7 +122,7 @@ func (s *Server) Listen() (net.Addr, error) {
 // Run serves until ctx ends, lets the answers under way finish for a few seconds,
 // and returns nil, or the error of the listener or of the certificate.
 func (s *Server) Run(ctx context.Context) error {
-	addr, err := s.Listen()
+	addr, err := s.Listen(ctx)
 	if err != nil {
 		return err
 	}
@@ -148,7 +150,7 @@ func (s *Server) Run(ctx context.Context) error {
 		Handler:           s.handler,
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       15 * time.Second,
+		ReadTimeout:       s.body,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -170,6 +172,8 @@ func (s *Server) Run(ctx context.Context) error {
 			return fmt.Errorf("close the api: %w", err)
 		}
 	}
-	<-served
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the api: %w", err)
+	}
 	return nil
 }

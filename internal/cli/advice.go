@@ -29,7 +29,7 @@ func adviceFor(h halt) advice {
 	match := h.do(dr.ResolveMatch, "compares both logs and proposes offsets; changes nothing")
 	restart := h.do(dr.ResolveRestart, "copies from the beginning again: what the target holds already is there twice")
 	recreate := h.recreate("deletes the topic on the target and copies it from the beginning")
-	startAt := func(means string) choice { return h.startAt(means) }
+	startAt := h.startAt
 	switch h.code {
 	case dr.HaltRetention:
 		return advice{"Records were deleted at the source before they were copied. They are lost for the target.", []choice{

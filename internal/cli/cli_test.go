@@ -6,9 +6,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -70,7 +72,7 @@ func (s *service) Resolve(_ context.Context, name string, r dr.Resolution) (dr.R
 	defer s.mu.Unlock()
 	partition := "all"
 	if r.Partition != nil {
-		partition = fmt.Sprint(*r.Partition)
+		partition = strconv.Itoa(int(*r.Partition))
 	}
 	s.calls = append(s.calls, fmt.Sprintf("resolve %s %s/%s %s %v", name, r.Topic, partition, r.Action, r.Offsets))
 	if s.fail != nil {
@@ -99,13 +101,15 @@ func newService() *service {
 				{Name: "customer", TargetName: "customer", State: dr.TopicRunning, MessageLag: 7, Partitions: []dr.PartitionStatus{
 					{Partition: 0, State: dr.PartitionRunning, SourceEndOffset: 10, ReplicatedOffset: 3, TargetEndOffset: 3, MessageLag: 7, Worker: "host-8080"},
 				}},
-				{Name: "orders", TargetName: "orders", State: dr.TopicDegraded, Reason: "2 of 3 partitions are halted", MessageLag: 1500,
+				{
+					Name: "orders", TargetName: "orders", State: dr.TopicDegraded, Reason: "2 of 3 partitions are halted", MessageLag: 1500,
 					Drift: []dr.Drift{{Setting: "retention.ms", Source: "1000", Target: "2000", Reason: "topic_settings is own"}},
 					Partitions: []dr.PartitionStatus{
 						{Partition: 0, State: dr.PartitionRunning, SourceEndOffset: 10, ReplicatedOffset: 10, TargetEndOffset: 10, Worker: "host-8080"},
 						{Partition: 3, State: dr.PartitionHalted, Code: dr.HaltRetention, Reason: "the source deleted offsets 100 to 119\x1b[31m", SourceLogStartOffset: 120, SourceEndOffset: 1600, ReplicatedOffset: 100, TargetEndOffset: 90, MessageLag: 1500, Worker: "host-8081"},
 						{Partition: 4, State: dr.PartitionHalted, Code: dr.HaltPosition, Reason: "the tail is gone", SourceLogStartOffset: -1, SourceEndOffset: -1, ReplicatedOffset: -1, TargetEndOffset: -1, Worker: "host-8081"},
-					}},
+					},
+				},
 				{Name: "returns", TargetName: "returns", State: dr.TopicTargetDeleted, Code: dr.HaltTargetDeleted, Reason: "the topic is gone on the target", Partitions: []dr.PartitionStatus{
 					{Partition: 0, State: dr.PartitionHalted, Code: dr.HaltTargetDeleted, SourceLogStartOffset: 5, SourceEndOffset: 9, ReplicatedOffset: 9, TargetEndOffset: 4},
 				}},
@@ -239,11 +243,24 @@ func TestWrongCommandLinesAreExit2(t *testing.T) {
 	s := newSession(t)
 	missing := filepath.Join(t.TempDir(), "missing")
 	for _, args := range [][]string{
-		{"replicate"}, {"replicator", "lst"}, {"config", "chek"}, {"help", "nothing"},
-		{"replicator", "list", "now"}, {"replicator", "describe"}, {"replicator", "list", "-o", "xml"}, {"replicator", "list", "--loud"},
-		{"serve"}, {"serve", "file.yaml"}, {"demo", "now"}, {"completion", "tcsh"}, {"version", "1"},
-		{"config", "check"}, {"config", "schema", "x"}, {"replicator", "list", "--server", "localhost:8080"},
-		{"replicator", "resolve", "a", "--action", "match"}, {"replicator", "resolve", "a", "--topic", "t"},
+		{"replicate"},
+		{"replicator", "lst"},
+		{"config", "chek"},
+		{"help", "nothing"},
+		{"replicator", "list", "now"},
+		{"replicator", "describe"},
+		{"replicator", "list", "-o", "xml"},
+		{"replicator", "list", "--loud"},
+		{"serve"},
+		{"serve", "file.yaml"},
+		{"demo", "now"},
+		{"completion", "tcsh"},
+		{"version", "1"},
+		{"config", "check"},
+		{"config", "schema", "x"},
+		{"replicator", "list", "--server", "localhost:8080"},
+		{"replicator", "resolve", "a", "--action", "match"},
+		{"replicator", "resolve", "a", "--topic", "t"},
 		{"replicator", "resolve", "a", "--topic", "t", "--action", "shout"},
 		{"replicator", "resolve", "a", "--topic", "t", "--action", "start-at"},
 		{"replicator", "resolve", "a", "--topic", "t", "--action", "start-at", "--offset", "7"},
@@ -356,16 +373,16 @@ func TestWatchGoesOnUntilInterrupted(t *testing.T) {
 }
 
 // stuckReader never answers.
-type stuckReader struct{ ctx context.Context }
+type stuckReader struct{ end <-chan struct{} }
 
-func (r stuckReader) Read([]byte) (int, error) { <-r.ctx.Done(); return 0, r.ctx.Err() }
+func (r stuckReader) Read([]byte) (int, error) { <-r.end; return 0, io.EOF }
 
 func TestInterruptedQuestionIsExit130(t *testing.T) {
 	s := newSession(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	var o, e bytes.Buffer
 	d := s.deps
-	d.Stdin, d.Stdout, d.Stderr, d.Terminal = stuckReader{t.Context()}, &o, &e, func() bool { cancel(); return true }
+	d.Stdin, d.Stdout, d.Stderr, d.Terminal = stuckReader{t.Context().Done()}, &o, &e, func() bool { cancel(); return true }
 	if code := Run(ctx, d, []string{"replicator", "resolve", "primary-to-secondary", "--topic", "orders", "--action", "continue"}); code != 130 {
 		t.Errorf("exit %d: %s", code, e.String())
 	}

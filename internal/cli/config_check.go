@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -135,7 +136,7 @@ func checkText(pg *out.Page, r checkReport) {
 			cluster preflight.ClusterReport
 		}{{"source", one.Source}, {"target", one.Target}} {
 			c := side.cluster
-			rows = append(rows, []string{one.Replicator, side.name, c.Name, c.ClusterID, reached(c), versions(c), c.Principal, fmt.Sprint(c.Topics)})
+			rows = append(rows, []string{one.Replicator, side.name, c.Name, c.ClusterID, reached(c), versions(c), c.Principal, strconv.Itoa(c.Topics)})
 		}
 	}
 	pg.Table([]string{"REPLICATOR", "SIDE", "CLUSTER", "CLUSTER ID", "BROKERS", "VERSIONS", "PRINCIPAL", "TOPICS"}, rows)

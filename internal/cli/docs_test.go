@@ -108,7 +108,7 @@ func TestEveryCommandHasAHelpWithExampleAndExitCodes(t *testing.T) {
 		if c.Short == "" || !strings.Contains(c.Long, "Exit codes:\n  0 ") || !strings.HasPrefix(c.Example, "  anabranch") && !strings.HasPrefix(c.Example, "  source") {
 			t.Errorf("%s: short %q, example %q, long\n%s", c.CommandPath(), c.Short, c.Example, c.Long)
 		}
-		for _, line := range strings.Split(c.Long+"\n"+c.Example, "\n") {
+		for line := range strings.SplitSeq(c.Long+"\n"+c.Example, "\n") {
 			if len(line) > 120 {
 				t.Errorf("%s: a line of %d bytes: %s", c.CommandPath(), len(line), line)
 			}
@@ -143,7 +143,7 @@ func TestAdviceNamesCommandsThatParse(t *testing.T) {
 			for _, c := range adviceFor(halt{replicator: "primary-to-secondary", topic: "orders", partition: partition, code: code}).choices {
 				s := newSession(t)
 				line := strings.NewReplacer("PARTITION=OFFSET", "3=7", "OFFSET", "7").Replace(c.command)
-				args := append(strings.Fields(line)[1:], "--dry-run")
+				args := strings.Fields(line + " --dry-run")[1:]
 				if exit, _, stderr := s.run("", args...); exit != 0 {
 					t.Errorf("%s: exit %d: %s", line, exit, stderr)
 				}

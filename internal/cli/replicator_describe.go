@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -43,12 +44,12 @@ one document each.`, 0, 1, 2, 3, 4),
 				}
 				return p.Data(st, func(pg *out.Page) { describeText(pg, st) })
 			}
-			clear := ""
+			wipe := ""
 			if isTerminal(d.Stdout) {
-				clear = "\x1b[H\x1b[2J" // Cursor home, erase display (ECMA-48).
+				wipe = "\x1b[H\x1b[2J" // Cursor home, erase display (ECMA-48).
 			}
 			return c.Watch(cmd.Context(), args[0], func(st dr.ReplicatorStatus) error {
-				return p.Event(st, clear, func(pg *out.Page) { describeText(pg, st) })
+				return p.Event(st, wipe, func(pg *out.Page) { describeText(pg, st) })
 			})
 		},
 	}
@@ -66,7 +67,7 @@ func describeText(pg *out.Page, st dr.ReplicatorStatus) {
 		[2]string{"Source", withID(st.Source, st.SourceClusterID)},
 		[2]string{"Target", withID(st.Target, st.TargetClusterID)},
 		[2]string{"Delivery", strings.ReplaceAll(st.Delivery, "_", " ")},
-		[2]string{"Version", fmt.Sprint(st.Version)},
+		[2]string{"Version", strconv.Itoa(st.Version)},
 		[2]string{"Message lag", count(st.MessageLag, "record")},
 		[2]string{"Latency", out.Seconds(st.ReplicationLatencySeconds) + " (most in the last 10 s)"},
 		[2]string{"Throughput", out.Rate(st.ThroughputBytesPerSecond) + " replicated, " + out.Rate(st.BytesInPerSecond) + " read"},
@@ -83,7 +84,7 @@ func describeText(pg *out.Page, st dr.ReplicatorStatus) {
 		if t.TargetName != t.Name {
 			target = t.TargetName
 		}
-		rows = append(rows, []string{t.Name, target, string(t.State), fmt.Sprint(len(t.Partitions)), halted(t), out.Offset(t.MessageLag), t.Reason})
+		rows = append(rows, []string{t.Name, target, string(t.State), strconv.Itoa(len(t.Partitions)), halted(t), out.Offset(t.MessageLag), t.Reason})
 	}
 	pg.Line("")
 	pg.Table([]string{"TOPIC", "TARGET", "STATE", "PARTITIONS", "HALTED", "LAG", "REASON"}, rows)
@@ -174,7 +175,7 @@ func halted(t dr.TopicStatus) string {
 	if n == 0 {
 		return ""
 	}
-	return fmt.Sprint(n)
+	return strconv.Itoa(n)
 }
 
 func count(n int64, noun string) string {

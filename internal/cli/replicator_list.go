@@ -1,7 +1,7 @@
 package cli
 
 import (
-	"fmt"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -44,7 +44,7 @@ func listText(pg *out.Page, list []dr.ReplicatorStatus) {
 	var rows [][]string
 	for _, st := range list {
 		rows = append(rows, []string{
-			st.Name, st.Source, st.Target, string(st.State), fmt.Sprint(len(st.Topics)), out.Offset(st.MessageLag),
+			st.Name, st.Source, st.Target, string(st.State), strconv.Itoa(len(st.Topics)), out.Offset(st.MessageLag),
 			out.Seconds(st.ReplicationLatencySeconds), out.Rate(st.ThroughputBytesPerSecond), st.Reason,
 		})
 	}

@@ -238,7 +238,7 @@ func planText(pg *out.Page, plan resolvePlan) {
 		if p.SourceOffset != nil {
 			from = out.Offset(*p.SourceOffset)
 		}
-		rows = append(rows, []string{fmt.Sprint(p.Partition), withReason(string(p.State), string(p.Code)), out.Offset(p.ReplicatedOffset), from})
+		rows = append(rows, []string{strconv.Itoa(int(p.Partition)), withReason(string(p.State), string(p.Code)), out.Offset(p.ReplicatedOffset), from})
 	}
 	pg.Table([]string{"PARTITION", "STATE", "REPLICATED TO", "GOES ON AT"}, rows)
 }
@@ -250,20 +250,20 @@ func resultText(pg *out.Page, name string, r dr.ResolveResult) {
 	}
 	pg.Line("%s: %s of topic %s.", verb, r.Action, r.Topic)
 	var rows [][]string
-	offsets := ""
+	var offsets strings.Builder
 	for _, p := range r.Partitions {
 		equal := ""
 		if r.Action == dr.ResolveMatch {
-			equal = fmt.Sprint(p.Matched)
+			equal = strconv.FormatInt(p.Matched, 10)
 		}
 		if p.SourceOffset >= 0 {
-			offsets += fmt.Sprintf(" --offset %d=%d", p.Partition, p.SourceOffset)
+			fmt.Fprintf(&offsets, " --offset %d=%d", p.Partition, p.SourceOffset)
 		}
-		rows = append(rows, []string{fmt.Sprint(p.Partition), out.Offset(p.SourceOffset), equal, p.Note})
+		rows = append(rows, []string{strconv.Itoa(int(p.Partition)), out.Offset(p.SourceOffset), equal, p.Note})
 	}
 	pg.Table([]string{"PARTITION", "SOURCE OFFSET", "EQUAL RECORDS", "NOTE"}, rows)
-	if !r.Applied && offsets != "" {
+	if !r.Applied && offsets.Len() > 0 {
 		pg.Line("To accept it:")
-		pg.Line("  anabranch replicator resolve %s --topic %s --action start-at%s", name, r.Topic, offsets)
+		pg.Line("  anabranch replicator resolve %s --topic %s --action start-at%s", name, r.Topic, offsets.String())
 	}
 }

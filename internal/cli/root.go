@@ -99,7 +99,7 @@ func Main(d Deps, args []string) int {
 // Run is Main within a context.
 func Run(ctx context.Context, d Deps, args []string) int {
 	d = d.filled()
-	root := Root(d)
+	root := Root(d) //nolint:contextcheck // A command gets its context when it runs.
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -163,7 +163,7 @@ running server or work on the file.`, 0, 1, 2),
 	root.SetIn(d.Stdin)
 	root.SetOut(d.Stdout)
 	root.SetErr(d.Stderr)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err) })
+	root.SetFlagErrorFunc(usageError)
 	if d.Serve != nil {
 		root.AddCommand(newServe(d))
 	}

@@ -127,7 +127,7 @@ func TestInjectedDialTimeoutAndDelayTakeTime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		defer func() { _ = c.Close() }()
 		start = time.Now()
 		if _, err := c.Write([]byte("x")); err != nil {
 			t.Fatal(err)

@@ -19,7 +19,7 @@ const (
 type link struct {
 	proxy  *Proxy
 	no     uint64
-	ctx    context.Context // ends when nothing more shall pass
+	ended  <-chan struct{} // closed when nothing more shall pass
 	cancel context.CancelFunc
 	rand   func(Direction) *rand.Rand
 	client net.Conn
@@ -40,9 +40,9 @@ type chunk struct {
 
 // run dials the server and passes bytes until both directions ended or the link
 // was stopped.
-func (l *link) run(upstream string) {
+func (l *link) run(ctx context.Context, upstream string) {
 	defer l.cancel()
-	up, err := l.proxy.dial(l.ctx, "tcp", upstream)
+	up, err := l.proxy.dial(ctx, "tcp", upstream)
 	if err != nil {
 		abort(l.client) // The server is not there: its client must see an error.
 		return
@@ -68,6 +68,16 @@ func (l *link) run(upstream string) {
 		discard(up)
 	}
 	l.stop(closeConn, closeConn)
+}
+
+// alive reports whether bytes may still pass.
+func (l *link) alive() bool {
+	select {
+	case <-l.ended:
+		return false
+	default:
+		return true
+	}
 }
 
 // stop ends the link, each side in its own way. The first call decides.
@@ -144,12 +154,12 @@ func (l *link) pass(from, to net.Conn, d Direction) {
 			last = due
 			select {
 			case queue <- chunk{data: buf[:n], due: due}:
-			case <-l.ctx.Done():
+			case <-l.ended:
 				return
 			}
 		}
 		if err != nil {
-			if !errors.Is(err, io.EOF) && l.ctx.Err() == nil {
+			if !errors.Is(err, io.EOF) && l.alive() {
 				l.stop(abort, abort) // A reset is passed on as a reset.
 			}
 			return
@@ -178,7 +188,7 @@ func (l *link) deliver(to net.Conn, d Direction, queue <-chan chunk) {
 		}
 		if _, err := to.Write(c.data); err != nil {
 			broken = true
-			if l.ctx.Err() == nil {
+			if l.alive() {
 				l.stop(abort, abort) // This side is gone: the other must see it.
 			}
 		}
@@ -196,11 +206,11 @@ func (l *link) waitStall(d Direction) bool {
 	for {
 		rules, changed := l.proxy.rules()
 		if rules.Stall&d == 0 {
-			return l.ctx.Err() == nil
+			return l.alive()
 		}
 		select {
 		case <-changed:
-		case <-l.ctx.Done():
+		case <-l.ended:
 			return false
 		}
 	}
@@ -210,14 +220,14 @@ func (l *link) waitStall(d Direction) bool {
 func (l *link) waitUntil(t time.Time) bool {
 	d := time.Until(t)
 	if d <= 0 {
-		return l.ctx.Err() == nil
+		return l.alive()
 	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return true
-	case <-l.ctx.Done():
+	case <-l.ended:
 		return false
 	}
 }

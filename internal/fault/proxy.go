@@ -74,7 +74,7 @@ func ListenProxy(o ProxyOptions) (*Proxy, error) {
 	if o.Dial == nil {
 		o.Dial = new(net.Dialer).DialContext
 	}
-	l, err := net.Listen("tcp", cmp.Or(o.Listen, "127.0.0.1:0"))
+	l, err := listen(cmp.Or(o.Listen, "127.0.0.1:0"))
 	if err != nil {
 		return nil, fmt.Errorf("listen for the proxy of %s: %w", o.Upstream, err)
 	}
@@ -166,7 +166,7 @@ func (p *Proxy) Up() error {
 	if p.mu.closed || p.mu.listener != nil {
 		return nil
 	}
-	l, err := net.Listen("tcp", p.addr)
+	l, err := listen(p.addr)
 	if err != nil {
 		return fmt.Errorf("listen again: %w", err)
 	}
@@ -218,31 +218,31 @@ func (p *Proxy) accept(ctx context.Context, l net.Listener, wg *sync.WaitGroup) 
 			abort(c)
 			continue
 		}
-		lk, upstream := p.add(ctx, c)
+		lctx, cancel := context.WithCancel(ctx)
+		lk, upstream := p.add(c, lctx.Done(), cancel)
 		if lk == nil {
+			cancel()
 			abort(c)
 			continue
 		}
 		wg.Go(func() {
 			defer p.remove(lk)
-			lk.run(upstream)
+			lk.run(lctx, upstream)
 		})
 	}
 }
 
-func (p *Proxy) add(ctx context.Context, client net.Conn) (*link, string) {
+func (p *Proxy) add(client net.Conn, ended <-chan struct{}, cancel context.CancelFunc) (*link, string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mu.closed {
 		return nil, ""
 	}
 	p.mu.made++
-	l := &link{proxy: p, client: client}
-	l.ctx, l.cancel = context.WithCancel(ctx)
+	l := &link{proxy: p, no: p.mu.made, client: client, ended: ended, cancel: cancel}
 	l.rand = func(d Direction) *rand.Rand {
 		return rand.New(rand.NewPCG(p.seed, l.no<<2|uint64(d))) //nolint:gosec // Faults must be repeatable, not secret.
 	}
-	l.no = p.mu.made
 	p.mu.links[l] = struct{}{}
 	return l, p.mu.upstream
 }
@@ -263,6 +263,11 @@ func (p *Proxy) close() {
 		closeListener(l)
 	}
 	p.Reset()
+}
+
+// listen has no context to end early: opening a listener does not wait.
+func listen(addr string) (net.Listener, error) {
+	return new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
 }
 
 func closeConn(c net.Conn)         { _ = c.Close() } // Nobody is left to tell.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"runtime/debug"
@@ -59,8 +60,10 @@ func TestBuildOf(t *testing.T) {
 	}}
 	info.Main.Version = "(devel)"
 	platform := runtime.GOOS + "/" + runtime.GOARCH
-	want := Build{Version: "devel", Revision: "0123456789abcdef", CommitTime: "2026-01-02T03:04:05Z",
-		Modified: true, GoVersion: "go1.26.0", Platform: platform}
+	want := Build{
+		Version: "devel", Revision: "0123456789abcdef", CommitTime: "2026-01-02T03:04:05Z",
+		Modified: true, GoVersion: "go1.26.0", Platform: platform,
+	}
 	if d := cmp.Diff(want, buildOf("", info)); d != "" {
 		t.Error(d)
 	}
@@ -92,7 +95,7 @@ func TestMetricsAreServedAndOneFailureHidesNothing(t *testing.T) {
 	reg.MustRegister(failing{prometheus.NewDesc("anabranch_failing", "Fails.", nil, nil)})
 	var buf bytes.Buffer
 	rec := httptest.NewRecorder()
-	MetricsHandler(reg, slog.New(slog.NewTextHandler(&buf, nil))).ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	MetricsHandler(reg, slog.New(slog.NewTextHandler(&buf, nil))).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	for _, want := range []string{
 		`anabranch_build_info{go_version="go1.26.0",revision="abc",version="v1"} 1`,
 		"go_goroutines ", "process_start_time_seconds ",

@@ -153,7 +153,7 @@ func (c *Client) url(segments ...string) *url.URL {
 
 // call sends body, if there is one, and decodes the answer into out.
 func (c *Client) call(ctx context.Context, method string, u *url.URL, body, out any) error {
-	resp, err := c.send(ctx, method, u, body)
+	resp, err := c.send(ctx, method, u, body) //nolint:bodyclose // drain closes it.
 	if err != nil {
 		return err
 	}

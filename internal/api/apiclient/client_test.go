@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -157,7 +158,7 @@ func TestErrorsAreClassifiedAndHelp(t *testing.T) {
 func TestOtherServersAreNotTakenForOurs(t *testing.T) {
 	for name, h := range map[string]http.HandlerFunc{
 		"404":  http.NotFound,
-		"html": func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") },
+		"html": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
 		"redirect": func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
 		},
@@ -206,10 +207,9 @@ func TestWatchSeesChangesAndTheEnd(t *testing.T) {
 		if len(seen) == 0 || seen[len(seen)-1] != st.State {
 			seen = append(seen, st.State)
 		}
-		switch st.State {
-		case dr.ReplicatorRunning:
+		if st.State == dr.ReplicatorRunning {
 			svc.state.Store(dr.ReplicatorPaused)
-		case dr.ReplicatorPaused:
+		} else {
 			svc.state.Store(dr.ReplicatorState(""))
 		}
 		return nil

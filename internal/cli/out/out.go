@@ -65,8 +65,8 @@ func (p *Printer) Data(v any, text func(*Page)) error {
 }
 
 // Event writes v as one of a series: JSON on one line, YAML as one document. A
-// text is preceded by clear, which may clear a terminal.
-func (p *Printer) Event(v any, clear string, text func(*Page)) error {
+// text is preceded by wipe, which may wipe a terminal.
+func (p *Printer) Event(v any, wipe string, text func(*Page)) error {
 	var body []byte
 	var err error
 	switch p.Format {
@@ -79,7 +79,7 @@ func (p *Printer) Event(v any, clear string, text func(*Page)) error {
 		body = append([]byte("---\n"), body...)
 	default:
 		body, err = p.render(v, text)
-		body = append([]byte(clear), body...)
+		body = append([]byte(wipe), body...)
 	}
 	if err != nil {
 		return err

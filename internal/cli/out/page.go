@@ -3,6 +3,7 @@ package out
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -94,7 +95,7 @@ func Offset(n int64) string {
 	if n < 0 {
 		return ""
 	}
-	return fmt.Sprint(n)
+	return strconv.FormatInt(n, 10)
 }
 
 // Seconds is a duration in seconds for people, with three digits.
