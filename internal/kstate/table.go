@@ -72,19 +72,37 @@ func (t *Table) Run(ctx context.Context) (err error) {
 			t.fail(err)
 		}
 	}()
-	cl, err := t.o.Dial(kgo.KeepControlRecords(), kgo.ConsumePartitions(nil), kgo.FetchMaxWait(500*time.Millisecond),
-		kgo.FetchIsolationLevel(kgo.ReadUncommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	ask, err := t.o.Dial()
+	if err != nil {
+		return fmt.Errorf("follow %s: %w", Topic, err)
+	}
+	defer ask.Close()
+	t.mu.Lock()
+	t.mu.client = ask
+	close(t.mu.changed)
+	t.mu.changed = make(chan struct{})
+	t.mu.Unlock()
+	n, ok := discover(ctx, ask)
+	if !ok {
+		return nil
+	}
+	from := map[int32]kgo.Offset{}
+	for p := range n {
+		from[p] = kgo.NewOffset().AtStart()
+	}
+	cl, err := t.o.Dial(kgo.KeepControlRecords(), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{Topic: from}),
+		kgo.FetchMaxWait(500*time.Millisecond), kgo.FetchIsolationLevel(kgo.ReadUncommitted()),
 		kgo.DisableFetchSessions(), kgo.FetchMaxBytes(4<<20))
 	if err != nil {
 		return fmt.Errorf("follow %s: %w", Topic, err)
 	}
-	defer cl.CloseAllowingRebalance()
+	defer cl.Close()
 	t.mu.Lock()
-	t.mu.client = cl
-	t.mu.Unlock()
-	if err := t.discover(ctx, cl); err != nil {
-		return err
+	for range n {
+		t.mu.parts = append(t.mu.parts, &partition{values: map[string][]byte{}, markers: map[int64]marker{}})
 	}
+	t.notifyLocked()
+	t.mu.Unlock()
 	for ctx.Err() == nil {
 		if err := t.poll(ctx, cl); err != nil {
 			return err
@@ -93,40 +111,20 @@ func (t *Table) Run(ctx context.Context) (err error) {
 	return nil
 }
 
-// discover waits until the topic exists.
-func (t *Table) discover(ctx context.Context, cl *kgo.Client) error {
+// discover waits until the topic exists and returns its number of partitions.
+func discover(ctx context.Context, cl *kgo.Client) (int32, bool) {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		if n, err := partitions(ctx, cl); err == nil && n > 0 {
-			t.attach(cl, n)
-			return nil
+			return n, true
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return 0, false
 		case <-tick.C:
 		}
 	}
-}
-
-// attach starts to follow n partitions from their beginning.
-func (t *Table) attach(cl *kgo.Client, n int32) {
-	t.mu.Lock()
-	var parts []int32
-	for i := int32(len(t.mu.parts)); i < n; i++ {
-		t.mu.parts = append(t.mu.parts, &partition{values: map[string][]byte{}, markers: map[int64]marker{}})
-		parts = append(parts, i)
-	}
-	t.mu.Unlock()
-	if len(parts) == 0 {
-		return
-	}
-	assign := map[string]map[int32]kgo.Offset{Topic: {}}
-	for _, p := range parts {
-		assign[Topic][p] = kgo.NewOffset().AtStart()
-	}
-	cl.AddConsumePartitions(assign)
 }
 
 func (t *Table) poll(ctx context.Context, cl *kgo.Client) error {
@@ -313,10 +311,17 @@ func (t *Table) Refresh(ctx context.Context) error {
 // RefreshPartition is Refresh for one partition.
 func (t *Table) RefreshPartition(ctx context.Context, part int32) error {
 	t.mu.Lock()
-	cl := t.mu.client
+	cl, n := t.mu.client, len(t.mu.parts)
 	t.mu.Unlock()
 	if cl == nil {
 		return t.Refresh(ctx)
+	}
+	if n == 0 {
+		if _, err := partitions(ctx, cl); errors.Is(err, kerr.UnknownTopicOrPartition) {
+			return nil
+		} else if err != nil {
+			return err
+		}
 	}
 	end, err := logEnd(ctx, cl, part)
 	if err != nil {

@@ -1,0 +1,290 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kversion"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kstate"
+)
+
+// Engine is one worker of one replicator.
+type Engine struct {
+	o   Options
+	log *slog.Logger
+
+	sourceID, targetID string // cluster ids
+	slots              int32
+	nextGen            atomic.Uint64
+
+	sourceControl, control                            *kgo.Client // control requests; control is the target's
+	stateClient, tailClient, controlProducer, fetchCl *kgo.Client
+	source, target                                    *topology
+	targetState                                       *kstate.Table
+	sourceIDs                                         *registry
+	fetch                                             *fetcher
+	senders                                           *senders
+	limits                                            *limits
+	stats                                             stats
+	lease                                             lease
+	jobs                                              sync.WaitGroup
+	jobsCtx                                           context.Context //nolint:containedctx // the life of Run, for background look-ups
+
+	choice atomic.Pointer[selection]
+	starts atomic.Pointer[map[[16]byte]startRecord]
+
+	mu struct {
+		sync.Mutex
+		slots   map[int32]*slot
+		cancels map[int32]*ownedSlot
+		phase   dr.ReplicatorState
+		reason  string
+		notes   map[string]note
+		ran     bool
+		ends    map[tp][2]int64 // log start and end of partitions that are not served here
+	}
+}
+
+// note is trouble that is not of one partition.
+type note struct {
+	text string
+	at   time.Time
+}
+
+// ErrSameCluster is returned by Run when source and target are one cluster.
+var ErrSameCluster = errors.New("source and target are the same cluster")
+
+// New checks the options. It starts nothing.
+func New(o Options) (*Engine, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	e := &Engine{o: o.withDefaults(), targetState: o.TargetState, sourceIDs: newRegistry(o.SourceState)}
+	e.log = e.o.Logger.With(slog.String("replicator", o.Name))
+	e.mu.slots, e.mu.cancels, e.mu.notes = map[int32]*slot{}, map[int32]*ownedSlot{}, map[string]note{}
+	e.mu.phase, e.mu.reason = dr.ReplicatorCreating, "starting"
+	e.stats.init()
+	return e, nil
+}
+
+// pinned are the versions of the control client of the target: AddPartitionsToTxn
+// above 3 is for brokers, and from EndTxn 5 on the marker carries another epoch
+// than the producer was told (KIP-890).
+func pinned() *kversion.Versions {
+	v := kversion.Stable()
+	v.SetMaxKeyVersion(22, 4)
+	v.SetMaxKeyVersion(24, 3)
+	v.SetMaxKeyVersion(26, 4)
+	return v
+}
+
+// Run works for the replicator until ctx ends, then drains, writes quiescent
+// checkpoints and leaves the group. It keeps trying while a cluster can't be
+// reached. It returns an error only for what no waiting will mend.
+func (e *Engine) Run(ctx context.Context) error {
+	closeAll, err := e.dial()
+	if err != nil {
+		e.setPhase(dr.ReplicatorFailed, err.Error())
+		return err
+	}
+	defer closeAll()
+	if err := e.connect(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		e.setPhase(dr.ReplicatorFailed, err.Error())
+		return err
+	}
+	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	e.jobsCtx = base
+	defer e.jobs.Wait()
+	e.fetch = newFetcher(e.fetchClient(), e.source, e.o.MemoryBudget, e.log)
+	e.fetch.onRead = e.stats.read
+	g, gctx := errgroup.WithContext(base)
+	sourceChanged := e.source.watch()
+	g.Go(func() error { return e.source.run(gctx) })
+	g.Go(func() error { return e.target.run(gctx) })
+	g.Go(func() error { return e.fetch.run(gctx, sourceChanged) })
+	g.Go(func() error { return e.limits.run(gctx) })
+	g.Go(func() error { return e.reportWorker(gctx) })
+	g.Go(func() error { return e.followEnds(gctx) })
+	err = e.member(ctx, gctx)
+	cancel()
+	e.senders.close()
+	return errors.Join(err, ignoreCancel(g.Wait()))
+}
+
+func ignoreCancel(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// dial makes the clients. Making a client opens no connection.
+func (e *Engine) dial() (func(), error) {
+	var made []*kgo.Client
+	closeAll := func() {
+		for _, cl := range made {
+			cl.Close()
+		}
+	}
+	var errs []error
+	dial := func(ep Endpoint, opts ...kgo.Opt) *kgo.Client {
+		cl, err := ep.Dial(opts...)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cluster %s: %w", ep.Name, err))
+			return nil
+		}
+		made = append(made, cl)
+		return cl
+	}
+	e.sourceControl = dial(e.o.Source)
+	e.control = dial(e.o.Target, kgo.MaxVersions(pinned()))
+	e.stateClient = dial(e.o.Target)
+	e.tailClient = dial(e.o.Target, kgo.BrokerMaxReadBytes(256<<20))
+	e.controlProducer = dial(e.o.Target, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))
+	e.fetchCl = dial(e.o.Source, kgo.BrokerMaxReadBytes(256<<20))
+	var out []*kgo.Client
+	for range connsPerBroker {
+		out = append(out, dial(e.o.Target))
+	}
+	if err := errors.Join(errs...); err != nil {
+		closeAll()
+		return nil, err
+	}
+	e.source = newTopology(e.o.Source.Name, e.sourceControl, e.o.DiscoveryInterval, e.log)
+	e.target = newTopology(e.o.Target.Name, e.control, e.o.DiscoveryInterval, e.log)
+	e.senders = newSenders(out, e.leaseHolds, e.stats.throttled)
+	e.limits = newLimits(e.control)
+	return closeAll, nil
+}
+
+func (e *Engine) fetchClient() *kgo.Client { return e.fetchCl }
+
+// connect waits until both clusters answer, and prepares the state topic.
+func (e *Engine) connect(ctx context.Context) error {
+	src, err := e.firstMeta(ctx, e.o.Source.Name, e.sourceControl)
+	if err != nil {
+		return err
+	}
+	tgt, err := e.firstMeta(ctx, e.o.Target.Name, e.control)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.sourceID, e.targetID = src.clusterID, tgt.clusterID
+	e.mu.Unlock()
+	if src.clusterID == tgt.clusterID && src.clusterID != "" {
+		return fmt.Errorf("%w: %s and %s both have cluster.id %s", ErrSameCluster, e.o.Source.Name, e.o.Target.Name, src.clusterID)
+	}
+	e.source.snap.Store(src)
+	e.target.snap.Store(tgt)
+	if err := e.retry(ctx, "prepare the state topic", func() error {
+		n, err := kstate.Ensure(ctx, e.control, e.o.Layout)
+		e.mu.Lock()
+		e.slots = n
+		e.mu.Unlock()
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := e.retry(ctx, "read the state topic", func() error { return e.targetState.Refresh(ctx) }); err != nil {
+		return err
+	}
+	if rec := e.createdRecord(); rec != nil && rec.Slots != e.slots {
+		return fmt.Errorf("state topic %s of %s has %d partitions, replicator %s was created with %d slots: partitions would get two owners", kstate.Topic, e.o.Target.Name, e.slots, e.o.Name, rec.Slots)
+	}
+	return nil
+}
+
+func (e *Engine) firstMeta(ctx context.Context, name string, cl *kgo.Client) (*clusterMeta, error) {
+	var m *clusterMeta
+	err := e.retry(ctx, "reach cluster "+name, func() (err error) {
+		m, err = fetchMetadata(ctx, cl)
+		return err
+	})
+	return m, err
+}
+
+// retry repeats fn until it works or ctx ends, and shows why it does not.
+func (e *Engine) retry(ctx context.Context, what string, fn func() error) error {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := fn()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		e.setPhase(dr.ReplicatorCreating, what+": "+err.Error())
+		e.log.LogAttrs(ctx, slog.LevelWarn, "waiting", slog.String("what", what), slog.String("error", err.Error()))
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+func (e *Engine) setPhase(state dr.ReplicatorState, reason string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.phase, e.mu.reason = state, reason
+}
+
+// note keeps trouble that is not of one partition, for a while.
+func (e *Engine) note(what string, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.notes[what] = note{text: what + ": " + err.Error(), at: time.Now()}
+}
+
+// background runs a look-up that a slot must not wait for. It ends with Run.
+func (e *Engine) background(fn func(context.Context)) {
+	e.jobs.Go(func() { fn(e.jobsCtx) })
+}
+
+// ready waits until a slot can be taken over: metadata of both clusters and no
+// pause.
+func (e *Engine) ready(ctx context.Context) error {
+	for e.source.meta() == nil || e.target.meta() == nil {
+		if err := sleep(ctx, 20*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return e.targetState.Err()
+}
+
+func (e *Engine) sourceRange(ctx context.Context, topic string, part int32) (start, end int64, err error) {
+	return logRange(ctx, e.sourceControl, topic, part)
+}
+
+// selection is the topics that the filter selects in one snapshot.
+type selection struct {
+	of   *clusterMeta
+	list []*topicMeta
+}
+
+// selected returns the source topics to be replicated.
+func (e *Engine) selected(m *clusterMeta) []*topicMeta {
+	if c := e.choice.Load(); c != nil && c.of == m {
+		return c.list
+	}
+	c := &selection{of: m}
+	for _, t := range m.byName {
+		if e.o.Filter.Match(t.name) {
+			c.list = append(c.list, t)
+		}
+	}
+	e.choice.Store(c)
+	return c.list
+}

@@ -1,0 +1,348 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/anabranch/anabranch/internal/kbatch"
+)
+
+// Sizes of the fetch side, in bytes.
+const (
+	fetchPartitionBytes = 2 << 20 // asked for at once of one partition
+	fetchRequestBytes   = 8 << 20 // asked for at once of one broker
+	partitionBuffer     = 4 << 20 // of one partition in memory: fetched and not yet acknowledged
+)
+
+// fetched is what one fetch brought for one partition. err says why there is
+// nothing; it is one of the errors that the pipeline must know about, all
+// others are retried by the fetcher.
+type fetched struct {
+	id        tp
+	gen       uint64
+	offset    int64 // that was asked for
+	bytes     []byte
+	aborted   []kmsg.FetchResponseTopicPartitionAbortedTransaction
+	highWater int64
+	logStart  int64
+	err       error
+}
+
+// errDiverged is in fetched.err when the source's log does not hold what was
+// read before: it was truncated by an unclean election (DivergingEpoch of
+// Fetch version 12).
+var errDiverged = errors.New("the source log diverges from what was read before")
+
+// fetchPart is one partition that is being fetched.
+type fetchPart struct {
+	id       tp
+	topic    string
+	gen      uint64
+	next     int64 // offset of the next fetch
+	epoch    int32 // leader epoch of the last batch read, -1: unknown
+	buffered int64
+	asked    bool // in a request that is under way
+	notUntil time.Time
+	sink     func(fetched)
+}
+
+// fetcher reads the source: one loop per broker with one request under way,
+// shared by all slots. It keeps the bytes that are fetched and not released
+// below the budget.
+type fetcher struct {
+	cl     *kgo.Client
+	topo   *topology
+	budget int64
+	log    *slog.Logger
+	onRead func(bytes int, throttle time.Duration)
+
+	mu struct {
+		sync.Mutex
+		parts    map[tp]*fetchPart
+		buffered int64
+		loops    map[int32]chan struct{} // by broker; a send wakes the loop
+	}
+}
+
+func newFetcher(cl *kgo.Client, topo *topology, budget int64, log *slog.Logger) *fetcher {
+	f := &fetcher{cl: cl, topo: topo, budget: budget, log: log, onRead: func(int, time.Duration) {}}
+	f.mu.parts = map[tp]*fetchPart{}
+	f.mu.loops = map[int32]chan struct{}{}
+	return f
+}
+
+// start begins to fetch a partition at an offset; what comes is given to sink
+// with gen, in order. epoch is the leader epoch of the record before offset,
+// -1 if unknown.
+func (f *fetcher) start(id tp, topic string, gen uint64, offset int64, epoch int32, sink func(fetched)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if old := f.mu.parts[id]; old != nil {
+		f.mu.buffered -= old.buffered
+	}
+	f.mu.parts[id] = &fetchPart{id: id, topic: topic, gen: gen, next: offset, epoch: epoch, sink: sink}
+	f.wakeLocked()
+}
+
+// stop ends the fetching of a partition. What was fetched counts no longer.
+func (f *fetcher) stop(id tp) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p := f.mu.parts[id]; p != nil {
+		f.mu.buffered -= p.buffered
+		delete(f.mu.parts, id)
+		f.wakeLocked()
+	}
+}
+
+// release gives back bytes of the budget.
+func (f *fetcher) release(id tp, gen uint64, n int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.mu.parts[id]
+	if p == nil || p.gen != gen {
+		return
+	}
+	full := p.buffered >= partitionBuffer || f.mu.buffered >= f.budget
+	p.buffered -= n
+	f.mu.buffered -= n
+	if full {
+		f.wakeLocked()
+	}
+}
+
+func (f *fetcher) wakeLocked() {
+	for _, c := range f.mu.loops {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// run starts a loop for every broker that leads partitions, until ctx ends.
+func (f *fetcher) run(ctx context.Context, changed <-chan struct{}) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		if m := f.topo.meta(); m != nil {
+			f.mu.Lock()
+			for _, t := range m.byID {
+				for _, p := range t.partitions {
+					if p.leader >= 0 && f.mu.loops[p.leader] == nil {
+						wake := make(chan struct{}, 1)
+						f.mu.loops[p.leader] = wake
+						wg.Go(func() { f.loop(ctx, p.leader, wake) })
+					}
+				}
+			}
+			f.wakeLocked()
+			f.mu.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// loop fetches from one broker.
+func (f *fetcher) loop(ctx context.Context, node int32, wake <-chan struct{}) {
+	var failures int
+	for rotate := 0; ctx.Err() == nil; rotate++ {
+		req, asked, again := f.request(node, rotate)
+		if len(asked) == 0 {
+			timer := time.NewTimer(again)
+			select {
+			case <-ctx.Done():
+			case <-wake:
+			case <-timer.C:
+			}
+			timer.Stop()
+			continue
+		}
+		resp, err := f.cl.Broker(int(node)).Request(ctx, req)
+		if err != nil {
+			f.unask(asked)
+			if ctx.Err() != nil {
+				return
+			}
+			failures++
+			f.log.LogAttrs(ctx, slog.LevelDebug, "fetch", slog.Int("broker", int(node)), slog.String("error", err.Error()))
+			f.topo.refresh()
+			if sleep(ctx, min(time.Second, time.Duration(failures)*50*time.Millisecond)) != nil {
+				return
+			}
+			continue
+		}
+		failures = 0
+		f.deliver(resp.(*kmsg.FetchResponse), asked)
+	}
+}
+
+// request builds the next fetch of one broker, and says how long to wait when
+// nothing can be asked for now.
+func (f *fetcher) request(node int32, rotate int) (*kmsg.FetchRequest, map[tp]*fetchPart, time.Duration) {
+	m, now := f.topo.meta(), time.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	room := f.budget - f.mu.buffered
+	wait := 100 * time.Millisecond
+	var ready []*fetchPart
+	held := room <= 0
+	for _, p := range f.mu.parts {
+		pm, ok := m.partition(p.id.topicID, p.id.partition)
+		if !ok || pm.leader != node || p.asked {
+			continue
+		}
+		if p.buffered >= partitionBuffer || room <= 0 || now.Before(p.notUntil) {
+			held = true
+			continue
+		}
+		ready = append(ready, p)
+	}
+	if len(ready) == 0 {
+		return nil, nil, wait
+	}
+	req := kmsg.NewPtrFetchRequest()
+	req.MinBytes, req.MaxBytes, req.IsolationLevel = 1, int32(min(fetchRequestBytes, max(room, 1))), 1
+	req.MaxWaitMillis = 100
+	if len(ready) > 2000 {
+		req.MaxWaitMillis = 500
+	}
+	if held { // a partition without room now may have some before others have data
+		req.MaxWaitMillis = 5
+	}
+	req.SessionID, req.SessionEpoch = 0, -1
+	asked := make(map[tp]*fetchPart, len(ready))
+	topics := map[[16]byte]int{}
+	for i := range ready {
+		p := ready[(i+rotate)%len(ready)] // a broker fills the answer in this order: rotate to be fair
+		pm, _ := m.partition(p.id.topicID, p.id.partition)
+		ti, ok := topics[p.id.topicID]
+		if !ok {
+			ti = len(req.Topics)
+			topics[p.id.topicID] = ti
+			rt := kmsg.NewFetchRequestTopic()
+			rt.Topic, rt.TopicID = p.topic, p.id.topicID
+			req.Topics = append(req.Topics, rt)
+		}
+		rp := kmsg.NewFetchRequestTopicPartition()
+		rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = p.id.partition, p.next, fetchPartitionBytes
+		rp.CurrentLeaderEpoch, rp.LastFetchedEpoch = pm.leaderEpoch, p.epoch
+		req.Topics[ti].Partitions = append(req.Topics[ti].Partitions, rp)
+		asked[p.id], p.asked = p, true
+	}
+	return req, asked, 0
+}
+
+func (f *fetcher) unask(asked map[tp]*fetchPart) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range asked {
+		p.asked = false
+	}
+}
+
+// deliver hands the answer to the pipelines, in the order of the answer.
+func (f *fetcher) deliver(resp *kmsg.FetchResponse, asked map[tp]*fetchPart) {
+	byName := map[string][16]byte{}
+	for id, p := range asked {
+		byName[p.topic] = id.topicID
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range asked {
+		p.asked = false
+	}
+	if resp.ErrorCode != 0 { // of the whole request: sessions, topic ids
+		f.topo.refresh()
+		for _, p := range asked {
+			p.notUntil = time.Now().Add(250 * time.Millisecond)
+		}
+		return
+	}
+	total := 0
+	for i := range resp.Topics {
+		t := &resp.Topics[i]
+		id := t.TopicID
+		if id == ([16]byte{}) {
+			id = byName[t.Topic]
+		}
+		for j := range t.Partitions {
+			rp := &t.Partitions[j]
+			p := asked[tp{id, rp.Partition}]
+			if p == nil || f.mu.parts[p.id] != p {
+				continue
+			}
+			total += len(rp.RecordBatches)
+			f.deliverPart(p, rp)
+		}
+	}
+	f.onRead(total, time.Duration(resp.ThrottleMillis)*time.Millisecond)
+}
+
+// deliverPart takes one partition of an answer; called under the lock, sinks
+// only append to a mailbox.
+func (f *fetcher) deliverPart(p *fetchPart, rp *kmsg.FetchResponseTopicPartition) {
+	out := fetched{id: p.id, gen: p.gen, offset: p.next, highWater: rp.HighWatermark, logStart: rp.LogStartOffset, aborted: rp.AbortedTransactions}
+	err := kerr.ErrorForCode(rp.ErrorCode)
+	switch {
+	case err == nil && rp.DivergingEpoch.EndOffset >= 0:
+		out.err = fmt.Errorf("%w: leader epoch %d ends at offset %d", errDiverged, rp.DivergingEpoch.Epoch, rp.DivergingEpoch.EndOffset)
+	case err == nil:
+		next, epoch, n := scan(rp.RecordBatches, p.next, p.epoch)
+		out.bytes = rp.RecordBatches[:n]
+		p.next, p.epoch = next, epoch
+		p.buffered += int64(n)
+		f.mu.buffered += int64(n)
+	case errors.Is(err, kerr.OffsetOutOfRange), errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.CorruptMessage):
+		out.err = err
+		p.notUntil = time.Now().Add(5 * time.Second)
+	default:
+		// Not a leader any more, an epoch older or newer than ours, a topic
+		// that is gone: the metadata will say. Storage errors and the like
+		// pass, or show as lag.
+		p.notUntil = time.Now().Add(100 * time.Millisecond)
+		f.topo.refresh()
+		return
+	}
+	p.sink(out)
+}
+
+// scan walks the whole entries of a fetch answer and returns the offset and
+// the leader epoch to go on with and how many bytes are whole entries. An entry
+// that can't be walked is left to the pipeline, which reports it.
+func scan(b []byte, next int64, epoch int32) (int64, int32, int) {
+	rest := b
+	for len(rest) > 0 {
+		entry, r, magic, err := kbatch.Next(rest)
+		if errors.Is(err, kbatch.ErrPartial) {
+			return next, epoch, len(b) - len(rest)
+		}
+		if err != nil {
+			return next, epoch, len(b)
+		}
+		_, last, err := kbatch.OffsetRange(entry)
+		if err != nil {
+			return next, epoch, len(b)
+		}
+		next = max(next, last+1)
+		if magic == 2 {
+			if h, err := kbatch.ParseHeader(entry); err == nil {
+				epoch = h.LeaderEpoch
+			}
+		}
+		rest = r
+	}
+	return next, epoch, len(b)
+}

@@ -1,0 +1,286 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kstate"
+)
+
+// The workers of a replicator share its slots through an ordinary consumer
+// group on the state topic. The assignment is a hint, not a fence: the fence is
+// the epoch of each slot's producer. The group's heartbeats are the lease: a
+// worker that was not heard of for half a session stops writing.
+
+// lease is when the group last answered this worker. It is kgo's hook.
+type lease struct {
+	at      atomic.Int64 // nanoseconds of the monotonic clock since base
+	base    time.Time
+	timeout time.Duration
+}
+
+func (l *lease) start(timeout time.Duration) {
+	l.base, l.timeout = time.Now(), timeout
+	l.at.Store(0)
+}
+
+// OnBrokerE2E implements kgo.HookBrokerE2E: joins, syncs and heartbeats that
+// were answered renew the lease from the moment at which they were sent.
+func (l *lease) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, e2e kgo.BrokerE2E) {
+	if key != 11 && key != 12 && key != 14 || e2e.Err() != nil {
+		return
+	}
+	sent := time.Since(l.base) - e2e.DurationE2E()
+	if key == 11 { // a join is held back by the coordinator: it answers for its end
+		sent = time.Since(l.base)
+	}
+	l.at.Store(max(l.at.Load(), int64(sent)))
+}
+
+// leaseHolds reports whether this worker may write. time.Since is monotonic.
+func (e *Engine) leaseHolds() bool {
+	l := &e.lease
+	return time.Since(l.base)-time.Duration(l.at.Load()) < l.timeout/2
+}
+
+// ownedSlot is a slot that this worker was assigned.
+type ownedSlot struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// errSuperseded ends the membership when a newer configuration takes over.
+var errSuperseded = errors.New("a newer version of the configuration took over")
+
+// member works in the group until ctx ends. base is the life of everything
+// that must outlive ctx to drain.
+func (e *Engine) member(ctx, base context.Context) error {
+	for ctx.Err() == nil {
+		if err := e.agree(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			e.setPhase(dr.ReplicatorFailed, err.Error())
+			e.log.LogAttrs(ctx, slog.LevelError, "refused", slog.String("error", err.Error()))
+			e.waitState(ctx, 5*time.Second)
+			continue
+		}
+		err := e.join(ctx, base)
+		switch {
+		case ctx.Err() != nil || err == nil:
+			return nil
+		case errors.Is(err, errSuperseded):
+			e.log.LogAttrs(ctx, slog.LevelInfo, "superseded by a newer configuration")
+		default:
+			if terr := e.targetState.Err(); terr != nil {
+				e.setPhase(dr.ReplicatorFailed, terr.Error())
+				return terr
+			}
+			e.note("group of workers", err)
+			e.log.LogAttrs(ctx, slog.LevelWarn, "left the group of workers", slog.String("error", err.Error()))
+			if sleep(ctx, time.Second) != nil {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// waitState waits until the state table changes, d passes or ctx ends.
+func (e *Engine) waitState(ctx context.Context, d time.Duration) {
+	changed, end := e.targetState.Watch()
+	defer end()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-changed:
+	}
+}
+
+func (e *Engine) groupID() string { return "anabranch-" + e.o.Name }
+
+// join is one membership in the group.
+func (e *Engine) join(ctx, base context.Context) error {
+	e.setPhase(dr.ReplicatorCreating, "joining the group of workers")
+	e.lease.start(e.o.SessionTimeout)
+	cl, err := e.o.Target.Dial(
+		kgo.ConsumerGroup(e.groupID()), kgo.ConsumeTopics(kstate.Topic), kgo.InstanceID(e.o.WorkerID),
+		kgo.SessionTimeout(e.o.SessionTimeout), kgo.HeartbeatInterval(e.o.SessionTimeout/6), kgo.RebalanceTimeout(30*time.Second),
+		kgo.Balancers(kgo.CooperativeStickyBalancer()), kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtEnd()),
+		kgo.WithHooks(&e.lease),
+		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, m map[string][]int32) { e.own(base, m[kstate.Topic]) }),
+		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, m map[string][]int32) { e.disown(m[kstate.Topic]) }),
+		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, m map[string][]int32) { e.disown(m[kstate.Topic]) }),
+	)
+	if err != nil {
+		return err
+	}
+	cl.PauseFetchTopics(kstate.Topic)
+	trouble := make(chan error, 1)
+	pctx, cancel := context.WithCancel(base)
+	polled := make(chan struct{})
+	go func() {
+		defer close(polled)
+		for pctx.Err() == nil { // nothing is fetched; this is how the client reports errors
+			cl.PollFetches(pctx).EachError(func(_ string, _ int32, err error) {
+				if pctx.Err() == nil {
+					select {
+					case trouble <- err:
+					default:
+					}
+				}
+			})
+		}
+	}()
+	err = e.watchMembership(ctx, trouble)
+	e.disown(e.ownedSlots())
+	e.leave(cl)
+	cancel()
+	cl.CloseAllowingRebalance()
+	<-polled
+	return err
+}
+
+// watchMembership returns nil when ctx ends, and otherwise why this worker must
+// leave.
+func (e *Engine) watchMembership(ctx context.Context, trouble <-chan error) error {
+	changed, end := e.targetState.Watch()
+	defer end()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-trouble:
+			switch {
+			case errors.Is(err, kerr.FencedInstanceID):
+				return fmt.Errorf("another process runs as worker %q: give each its own worker_id: %w", e.o.WorkerID, err)
+			case errors.Is(err, kerr.GroupAuthorizationFailed), errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.InvalidSessionTimeout):
+				return err
+			}
+			e.note("group of workers", err)
+		case <-changed:
+			if err := e.targetState.Err(); err != nil {
+				return err
+			}
+			if cur := controlRecord[configRecord](e, keyConfig(e.o.Name)); cur != nil && cur.Version > e.o.Version {
+				return errSuperseded
+			}
+		}
+	}
+}
+
+// leave takes this static member out of the group at once, so that the others
+// need not wait for its session to end. kgo leaves static members in.
+func (e *Engine) leave(cl *kgo.Client) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group = e.groupID()
+	m := kmsg.NewLeaveGroupRequestMember()
+	m.InstanceID = kmsg.StringPtr(e.o.WorkerID)
+	m.Reason = kmsg.StringPtr("stopped")
+	req.Members = append(req.Members, m)
+	if _, err := req.RequestWith(ctx, cl); err != nil {
+		e.log.LogAttrs(ctx, slog.LevelDebug, "leave the group of workers", slog.String("error", err.Error()))
+	}
+}
+
+// own starts slots. It is called by the group's goroutine.
+func (e *Engine) own(base context.Context, parts []int32) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, n := range parts {
+		if n >= e.slots || e.mu.cancels[n] != nil {
+			continue // the topic grew: only the slots of the first day count
+		}
+		s := newSlot(e, n)
+		ctx, cancel := context.WithCancel(base)
+		o := &ownedSlot{cancel: cancel, done: make(chan struct{})}
+		e.mu.slots[n], e.mu.cancels[n] = s, o
+		go func() {
+			defer close(o.done)
+			if n == 0 {
+				stop := e.startLead(ctx)
+				defer stop()
+			}
+			s.run(ctx)
+		}()
+	}
+}
+
+// disown stops slots and returns when they are drained.
+func (e *Engine) disown(parts []int32) {
+	e.mu.Lock()
+	var wait []*ownedSlot
+	for _, n := range parts {
+		if o := e.mu.cancels[n]; o != nil {
+			o.cancel()
+			wait = append(wait, o)
+		}
+	}
+	e.mu.Unlock()
+	for _, o := range wait {
+		<-o.done
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, n := range parts {
+		delete(e.mu.cancels, n)
+		delete(e.mu.slots, n)
+	}
+}
+
+func (e *Engine) ownedSlots() []int32 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := make([]int32, 0, len(e.mu.cancels))
+	for n := range e.mu.cancels {
+		out = append(out, n)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// startLead keeps the target's topics while slot 0 is owned. The function that
+// it returns ends that and waits.
+func (e *Engine) startLead(ctx context.Context) func() {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for wait := 100 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 5*time.Second) {
+			err := e.bootstrap(ctx)
+			if err == nil && e.o.Lead != nil {
+				err = e.o.Lead(ctx, e.sourceControl, e.control)
+			}
+			if err == nil || ctx.Err() != nil {
+				return
+			}
+			e.note("keep the target's topics", err)
+			if _, ok := errors.AsType[net.Error](err); ok {
+				e.source.refresh()
+			}
+			if sleep(ctx, wait) != nil {
+				return
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// Changed asks for new metadata of the target at once: a topic was created or
+// grown there.
+func (e *Engine) Changed() { e.target.refresh() }

@@ -1,0 +1,171 @@
+package replicate
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// Defaults of the broker, used until or unless it says otherwise.
+const (
+	defaultMaxBytes       = 1048588
+	defaultProducerExpiry = 24 * time.Hour
+)
+
+// limits is what the target says about itself: how large a batch may be, which
+// topics are compacted, how long it remembers producers.
+type limits struct {
+	cl *kgo.Client
+	mu struct {
+		sync.Mutex
+		topics map[string]topicLimits
+		expiry time.Duration
+	}
+}
+
+type topicLimits struct {
+	maxBytes  int
+	compacted bool
+}
+
+func newLimits(cl *kgo.Client) *limits {
+	l := &limits{cl: cl}
+	l.mu.topics, l.mu.expiry = map[string]topicLimits{}, defaultProducerExpiry
+	return l
+}
+
+// run keeps the limits fresh until ctx ends.
+func (l *limits) run(ctx context.Context) error {
+	for {
+		l.readBroker(ctx)
+		l.mu.Lock()
+		var names []string
+		for t := range l.mu.topics {
+			names = append(names, t)
+		}
+		l.mu.Unlock()
+		for len(names) > 0 && ctx.Err() == nil {
+			n := min(500, len(names))
+			l.read(ctx, names[:n]) //nolint:errcheck // the old values hold until the next round
+			names = names[n:]
+		}
+		if sleep(ctx, 10*time.Second) != nil {
+			return nil
+		}
+	}
+}
+
+// ensure returns when the limits of a topic are known.
+func (l *limits) ensure(ctx context.Context, topic string) error {
+	l.mu.Lock()
+	_, ok := l.mu.topics[topic]
+	l.mu.Unlock()
+	if ok {
+		return nil
+	}
+	return l.read(ctx, []string{topic})
+}
+
+func (l *limits) read(ctx context.Context, topics []string) error {
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	for _, t := range topics {
+		r := kmsg.NewDescribeConfigsRequestResource()
+		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, t
+		r.ConfigNames = []string{"max.message.bytes", "cleanup.policy"}
+		req.Resources = append(req.Resources, r)
+	}
+	resp, err := req.RequestWith(ctx, l.cl)
+	if err != nil {
+		return fmt.Errorf("read topic configurations: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range resp.Resources {
+		if err := kerr.ErrorForCode(r.ErrorCode); err != nil {
+			if len(topics) == 1 {
+				return fmt.Errorf("read the configuration of target topic %s: %w", r.ResourceName, err)
+			}
+			continue
+		}
+		t := topicLimits{maxBytes: defaultMaxBytes}
+		for _, c := range r.Configs {
+			switch {
+			case c.Value == nil:
+			case c.Name == "max.message.bytes":
+				if n, err := strconv.Atoi(*c.Value); err == nil && n > 0 {
+					t.maxBytes = n
+				}
+			case c.Name == "cleanup.policy":
+				t.compacted = strings.Contains(*c.Value, "compact")
+			}
+		}
+		l.mu.topics[r.ResourceName] = t
+	}
+	return nil
+}
+
+// readBroker asks one broker how long it remembers idempotent producers. Where
+// it may not be asked, Kafka's default holds.
+func (l *limits) readBroker(ctx context.Context) {
+	m, err := fetchMetadata(ctx, l.cl)
+	if err != nil {
+		return
+	}
+	node := int32(-1)
+	for _, t := range m.byName {
+		for _, p := range t.partitions {
+			node = max(node, p.leader)
+		}
+	}
+	if node < 0 {
+		return
+	}
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	r := kmsg.NewDescribeConfigsRequestResource()
+	r.ResourceType, r.ResourceName, r.ConfigNames = kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(node)), []string{"producer.id.expiration.ms"}
+	req.Resources = append(req.Resources, r)
+	resp, err := l.cl.Broker(int(node)).RetriableRequest(ctx, req)
+	if err != nil {
+		return
+	}
+	for _, r := range resp.(*kmsg.DescribeConfigsResponse).Resources {
+		for _, c := range r.Configs {
+			if c.Name != "producer.id.expiration.ms" || c.Value == nil {
+				continue
+			}
+			if ms, err := strconv.ParseInt(*c.Value, 10, 64); err == nil && ms > 0 {
+				l.mu.Lock()
+				l.mu.expiry = time.Duration(ms) * time.Millisecond
+				l.mu.Unlock()
+			}
+		}
+	}
+}
+
+func (l *limits) maxBytes(topic string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t, ok := l.mu.topics[topic]; ok {
+		return t.maxBytes
+	}
+	return defaultMaxBytes
+}
+
+func (l *limits) compacted(topic string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.topics[topic].compacted
+}
+
+func (l *limits) producerExpiry() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.expiry
+}

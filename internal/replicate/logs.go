@@ -1,0 +1,225 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/anabranch/anabranch/internal/kbatch"
+)
+
+// Reading what logs hold: ranges of offsets, tails, producers.
+
+// listOffset asks for one offset of a partition: -1 the high watermark, -2 the
+// log start offset, otherwise the first offset with at least that timestamp
+// (the high watermark when there is none).
+func listOffset(ctx context.Context, cl *kgo.Client, topic string, part int32, at int64) (int64, error) {
+	rp := kmsg.NewListOffsetsRequestTopicPartition()
+	rp.Partition, rp.Timestamp = part, at
+	rt := kmsg.NewListOffsetsRequestTopic()
+	rt.Topic, rt.Partitions = topic, append(rt.Partitions, rp)
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.Topics = append(req.Topics, rt)
+	for {
+		off, err := int64(-1), error(kerr.LeaderNotAvailable)
+		for _, sh := range cl.RequestSharded(ctx, req) {
+			if sh.Err != nil {
+				err = sh.Err
+				continue
+			}
+			for _, st := range sh.Resp.(*kmsg.ListOffsetsResponse).Topics {
+				for _, sp := range st.Partitions {
+					off, err = sp.Offset, kerr.ErrorForCode(sp.ErrorCode)
+				}
+			}
+		}
+		switch {
+		case err == nil && off < 0:
+			at = -1
+			req.Topics[0].Partitions[0].Timestamp = -1
+		case err == nil:
+			return off, nil
+		case errors.Is(err, kerr.OffsetNotAvailable), errors.Is(err, kerr.LeaderNotAvailable), errors.Is(err, kerr.NotLeaderForPartition):
+			if err := sleep(ctx, 50*time.Millisecond); err != nil {
+				return 0, err
+			}
+		default:
+			return 0, fmt.Errorf("list offsets of topic %s partition %d: %w", topic, part, err)
+		}
+	}
+}
+
+// logRange returns the log start offset and the high watermark of a partition.
+func logRange(ctx context.Context, cl *kgo.Client, topic string, part int32) (start, end int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if start, err = listOffset(ctx, cl, topic, part, -2); err != nil {
+		return 0, 0, err
+	}
+	end, err = listOffset(ctx, cl, topic, part, -1)
+	return start, end, err
+}
+
+// walkLog fetches a partition of the target from an offset on, uncommitted
+// records and markers too, and calls fn with each whole v2 batch until fn
+// returns false or ctx ends. It starts at the log start offset where from lies
+// below it, and returns the log start offset.
+func walkLog(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget, from int64, fn func(kbatch.Header, []byte) bool) (start int64, err error) {
+	start, end, err := logRange(ctx, cl, t.topic, t.id.partition)
+	if err != nil {
+		return 0, err
+	}
+	if from > end {
+		return start, fmt.Errorf("%w: offset %d is behind the end %d", errBeyondEnd, from, end)
+	}
+	from = max(from, start)
+	for {
+		if err := ctx.Err(); err != nil {
+			return start, context.Cause(ctx)
+		}
+		pm, ok := topo.meta().partition(t.topicID, t.id.partition)
+		if !ok {
+			return start, fmt.Errorf("topic %s partition %d is gone", t.topic, t.id.partition)
+		}
+		b, err := fetchOnce(ctx, cl, pm, t, from)
+		if err != nil {
+			topo.refresh()
+			if serr := sleep(ctx, 50*time.Millisecond); serr != nil {
+				return start, fmt.Errorf("%w (%w)", err, serr)
+			}
+			continue
+		}
+		for len(b) > 0 {
+			entry, rest, magic, err := kbatch.Next(b)
+			if errors.Is(err, kbatch.ErrPartial) {
+				break
+			}
+			if err != nil {
+				return start, fmt.Errorf("read offset %d: %w", from, err)
+			}
+			b = rest
+			_, last, err := kbatch.OffsetRange(entry)
+			if err != nil {
+				return start, fmt.Errorf("read offset %d: %w", from, err)
+			}
+			if last < from {
+				continue
+			}
+			from = last + 1
+			h := kbatch.Header{BaseOffset: last, ProducerID: -1, Count: 1}
+			if magic == 2 {
+				if h, err = kbatch.ParseHeader(entry); err != nil {
+					return start, fmt.Errorf("read offset %d: %w", from, err)
+				}
+			}
+			if !fn(h, entry) {
+				return start, nil
+			}
+		}
+	}
+}
+
+// errBeyondEnd is returned by walkLog when the log ends before the offset.
+var errBeyondEnd = errors.New("the log is shorter than it was")
+
+func fetchOnce(ctx context.Context, cl *kgo.Client, pm partMeta, t fenceTarget, from int64) ([]byte, error) {
+	if pm.leader < 0 {
+		return nil, kerr.LeaderNotAvailable
+	}
+	rp := kmsg.NewFetchRequestTopicPartition()
+	rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes, rp.CurrentLeaderEpoch = t.id.partition, from, 1<<20, -1
+	rt := kmsg.NewFetchRequestTopic()
+	rt.Topic, rt.TopicID, rt.Partitions = t.topic, t.topicID, append(rt.Partitions, rp)
+	req := kmsg.NewPtrFetchRequest()
+	req.Topics, req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.SessionEpoch = append(req.Topics, rt), 50, 1, 4<<20, -1
+	resp, err := cl.Broker(int(pm.leader)).Request(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	fr := resp.(*kmsg.FetchResponse)
+	if err := kerr.ErrorForCode(fr.ErrorCode); err != nil {
+		return nil, err
+	}
+	for _, t := range fr.Topics {
+		for _, p := range t.Partitions {
+			return p.RecordBatches, kerr.ErrorForCode(p.ErrorCode)
+		}
+	}
+	return nil, nil
+}
+
+// readTail reads a target partition from where the checkpoint ends to the
+// fence: the markers of all producers of the slot.
+func (e *Engine) readTail(ctx context.Context, t fenceTarget, producers map[string]*producer) (fencedTail, error) {
+	open := map[int64]int16{}
+	for _, p := range producers {
+		open[p.id] = p.epoch
+	}
+	out := fencedTail{marker: -1}
+	each := func(h kbatch.Header, _ []byte) bool {
+		if !h.IsControl() {
+			out.batches = append(out.batches, tailBatch{producerID: h.ProducerID, epoch: h.ProducerEpoch, sequence: h.BaseSequence, length: h.LastOffsetDelta + 1, offset: h.BaseOffset})
+			return true
+		}
+		if epoch, ok := open[h.ProducerID]; ok && h.ProducerEpoch >= epoch {
+			delete(open, h.ProducerID)
+			out.marker = h.BaseOffset
+		}
+		return len(open) > 0
+	}
+	var err error
+	out.start, err = walkLog(ctx, e.tailClient, e.target, t, t.from, each)
+	if errors.Is(err, errBeyondEnd) { // truncated: find the marker from the beginning of what is there
+		_, end, rerr := logRange(ctx, e.tailClient, t.topic, t.id.partition)
+		if rerr != nil {
+			return out, rerr
+		}
+		out.batches = nil
+		out.marker = end - 1
+		return out, nil
+	}
+	return out, err
+}
+
+// describeProducers asks the leaders what they remember of our producers. It
+// is a second witness, so brokers that don't know the request are skipped.
+func (e *Engine) describeProducers(ctx context.Context, ask []fenceTarget, ours map[int64]struct{}, out map[tp][]producerState) error {
+	byLeader := map[int32]*kmsg.DescribeProducersRequest{}
+	ids := map[string][16]byte{}
+	for _, t := range ask {
+		req := byLeader[t.leader]
+		if req == nil {
+			req = kmsg.NewPtrDescribeProducersRequest()
+			byLeader[t.leader] = req
+		}
+		rt := kmsg.NewDescribeProducersRequestTopic()
+		rt.Topic, rt.Partitions = t.topic, []int32{t.id.partition}
+		req.Topics = append(req.Topics, rt)
+		ids[t.topic] = t.topicID
+	}
+	for node, req := range byLeader {
+		resp, err := e.control.Broker(int(node)).RetriableRequest(ctx, req)
+		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			continue
+		}
+		for _, t := range resp.(*kmsg.DescribeProducersResponse).Topics {
+			for _, p := range t.Partitions {
+				key := tp{ids[t.Topic], p.Partition}
+				for _, ap := range p.ActiveProducers {
+					if _, ok := ours[ap.ProducerID]; ok && p.ErrorCode == 0 {
+						out[key] = append(out[key], producerState{id: ap.ProducerID, epoch: int16(ap.ProducerEpoch), lastSequence: ap.LastSequence})
+					}
+				}
+			}
+		}
+	}
+	return nil
+}

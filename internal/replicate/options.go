@@ -1,0 +1,115 @@
+package replicate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/kstate"
+)
+
+// Endpoint is one cluster of a replicator.
+type Endpoint struct {
+	Name string
+	// Dial makes a client with the cluster's addresses and credentials. The
+	// engine makes several: reading, writing and control must not wait for
+	// each other on one connection.
+	Dial func(...kgo.Opt) (*kgo.Client, error)
+}
+
+// Start is where the copying of topics begins that exist when the replicator is
+// created. Topics that appear later are copied from their first record.
+type Start struct {
+	Latest bool
+	At     time.Time // first record with at least this timestamp; zero: Latest or earliest
+}
+
+// Options configures an Engine. Source, Target, Name, WorkerID, SourceState and
+// TargetState are required.
+type Options struct {
+	Name        string
+	Source      Endpoint
+	Target      Endpoint
+	SourceState *kstate.Table // state tables of the two clusters; they are run by the caller
+	TargetState *kstate.Table
+
+	WorkerID string // unique among the workers, the same after a restart
+	Version  int    // of the configuration
+	Digest   string // of the settings
+	Content  json.RawMessage
+	Diff     func(theirs, ours []byte) []string // explains two contents; nil means not explained
+
+	Filter      dr.TopicFilter
+	Naming      dr.Naming
+	Start       Start
+	Compression kbatch.Codec // kbatch.CodecSource keeps the source's
+	ForwardAll  bool         // forward records that are not native to the source too
+
+	Layout            kstate.Layout // of the target's state topic, where it is missing
+	MemoryBudget      int64         // bytes fetched and not acknowledged; 0 means 64 MiB
+	DiscoveryInterval time.Duration // 0 means 500 ms
+	SessionTimeout    time.Duration // of the workers' group; 0 means 6 s
+
+	// Lead runs on the worker that owns slot 0, until its context ends: it
+	// keeps the target's topics. nil means that nobody does.
+	Lead func(ctx context.Context, source, target *kgo.Client) error
+	// Topics returns what Lead knows of the topics; nil means nothing.
+	Topics func() []TopicReport
+
+	Logger *slog.Logger // nil means discard
+}
+
+// TopicReport is what the keeper of the topics says of one.
+type TopicReport struct {
+	Name, Target string
+	State        dr.TopicState
+	Code         dr.HaltCode
+	Reason       string
+	Drift        []dr.Drift
+}
+
+// TopicRecord is the durable memory of a topic that is replicated.
+type TopicRecord struct {
+	V        int             `json:"v"`
+	SourceID [16]byte        `json:"-"`
+	TargetID [16]byte        `json:"-"`
+	Created  bool            `json:"created"` // the target's topic exists and is ours to fill
+	Entry    json.RawMessage `json:"entry"`   // the keeper's own words
+}
+
+func (o Options) validate() error {
+	var errs []error
+	if o.Name == "" || o.WorkerID == "" {
+		errs = append(errs, errors.New("a replicator needs a name and a worker id"))
+	}
+	if o.Source.Dial == nil || o.Target.Dial == nil || o.SourceState == nil || o.TargetState == nil {
+		errs = append(errs, fmt.Errorf("replicator %s: both clusters and their state tables are required", o.Name))
+	}
+	if o.MemoryBudget < 0 || o.MemoryBudget > 0 && o.MemoryBudget < 4<<20 {
+		errs = append(errs, fmt.Errorf("replicator %s: memory budget %d is below 4 MiB", o.Name, o.MemoryBudget))
+	}
+	return errors.Join(errs...)
+}
+
+func (o Options) withDefaults() Options {
+	if o.MemoryBudget == 0 {
+		o.MemoryBudget = 64 << 20
+	}
+	if o.DiscoveryInterval == 0 {
+		o.DiscoveryInterval = 500 * time.Millisecond
+	}
+	if o.SessionTimeout == 0 {
+		o.SessionTimeout = 6 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}

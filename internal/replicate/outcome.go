@@ -1,0 +1,84 @@
+package replicate
+
+import (
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kbatch"
+)
+
+// outcome is what an answer to a produce request proves.
+type outcome int
+
+const (
+	outcomeWritten outcome = iota
+	outcomeRefused         // certainly not written, or the broker will notice a second copy: may be sent again, same bytes and sequence
+	outcomeOpen            // may be written: the log must be read
+)
+
+// judge classifies an answer. The list of errors that mean "not written" is
+// closed; everything that is not on it leaves the outcome open. A refusal that
+// will not pass by itself halts the pipeline.
+//
+// NOT_LEADER_OR_FOLLOWER and UNKNOWN_TOPIC_OR_PARTITION may come after the
+// append, when leadership moves while the request waits for its replicas
+// (DelayedProduce.tryComplete). Sending the same bytes with the same sequence
+// again is exact as long as the new leader remembers the producer, which it
+// does for fresh records; for old ones the log must be read.
+func (p *pipeline) judge(it *item, a produceAnswer, sendErr error) outcome {
+	if sendErr != nil {
+		p.note(fmt.Errorf("produce to the target: %w", sendErr))
+		return outcomeOpen
+	}
+	if a.code == 0 {
+		return outcomeWritten
+	}
+	err := kerr.ErrorForCode(a.code)
+	text := err.Error()
+	if a.message != "" {
+		text += ": " + a.message
+	}
+	at := it.pieces[0].SourceOffset
+	switch err {
+	case kerr.NotEnoughReplicas: // checked before the append
+		p.waiting = "the target has fewer in-sync replicas than min.insync.replicas"
+		return outcomeRefused
+	case kerr.NotLeaderForPartition, kerr.UnknownTopicOrPartition, kerr.LeaderNotAvailable, kerr.UnknownTopicID, kerr.FencedLeaderEpoch:
+		if p.old(it) {
+			break
+		}
+		p.waiting = "the target's leader moves: " + text
+		return outcomeRefused
+	case kerr.OutOfOrderSequenceNumber:
+		if p.stalled { // behind a refused one, as it must be
+			return outcomeRefused
+		}
+	case kerr.MessageTooLarge, kerr.RecordListTooLarge:
+		if it.count == 1 {
+			p.stop(dr.HaltTooLarge, fmt.Sprintf("the record at source offset %d is too large for target topic %s: %s", at, p.target, text))
+			return outcomeRefused
+		}
+		p.maxBytes = min(p.maxBytes, max(1024, len(it.bytes)/2))
+		p.note(fmt.Errorf("target topic %s takes smaller batches than its configuration said: %s", p.target, text))
+		return outcomeOpen
+	case kerr.CorruptMessage, kerr.InvalidRecord:
+		if bad := kbatch.VerifyCRC(it.bytes); bad != nil {
+			p.stop(dr.HaltCorrupt, fmt.Sprintf("source offsets from %d on (%d records): the payload does not match its checksum: %v", at, it.count, bad))
+			return outcomeRefused
+		}
+		if err == kerr.InvalidRecord {
+			p.stop(dr.HaltRefused, fmt.Sprintf("source offsets from %d on (%d records): %s", at, it.count, text))
+			return outcomeRefused
+		}
+	case kerr.InvalidTimestamp, kerr.UnsupportedForMessageFormat, kerr.PolicyViolation, kerr.UnsupportedCompressionType, kerr.InvalidTopicException:
+		p.stop(dr.HaltRefused, fmt.Sprintf("source offsets from %d on (%d records): %s", at, it.count, text))
+		return outcomeRefused
+	case kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed:
+		p.stop(dr.HaltUnauthorized, fmt.Sprintf("produce to target topic %s: %s", p.target, text))
+		return outcomeRefused
+	}
+	p.note(fmt.Errorf("produce to target topic %s partition %d: %s", p.target, p.id.partition, text))
+	return outcomeOpen
+}

@@ -1,0 +1,596 @@
+package replicate
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/offsets"
+)
+
+// A pipeline copies one partition. It is a state machine without I/O: the slot
+// that owns it feeds it what was fetched, takes what is ready to be sent, and
+// tells it what became durable and what was acknowledged.
+//
+// Order of a record's life: queue (fetched) -> ready (classified, with a
+// sequence) -> flying (sent) -> acknowledged. An item may fly only when its
+// intents are durable.
+
+const (
+	maxFlying    = 5 // what a broker allows to one idempotent producer (ProducerStateEntry.NUM_BATCHES_TO_RETAIN)
+	readyAhead   = 3 // items classified ahead of the window, so that their intents are durable in time
+	mergePlain   = 64 << 10
+	mergePacked  = 4 << 10
+	mergeTarget  = 1 << 20
+	intentRing   = 1024
+	maxSegments  = 128
+	segmentSize  = 256
+	maxMergeRead = 4096 // entries of one assembled batch
+)
+
+// verdict is what provenance says of a batch.
+type verdict int
+
+const (
+	verdictCopy    verdict = iota // to be copied, by the producer that is named
+	verdictSkip                   // came through the target: rightly skipped
+	verdictUnknown                // the registry must be read to its end first
+	verdictForeign                // registered, and yet not ours
+)
+
+// provenance classifies a batch by its header. It returns which of the slot's
+// producers copies it.
+type provenance func(h kbatch.Header) (verdict, *producer, error)
+
+// producer is one producer of a slot: native records are written by the first,
+// forwarded ones by one for each path.
+type producer struct {
+	txn   string // transactional id
+	id    int64
+	epoch int16
+	path  []string // cluster ids, native first, source last
+}
+
+// lane is where a producer's sequence stands in one partition, in this epoch.
+type lane struct {
+	seq                          int64 // of the next record
+	pieceSeq                     int64
+	pieceSrc                     int64
+	started                      bool // an intent or checkpoint names the current piece
+	acked                        bool // the first batch of the epoch was acknowledged
+	ackedSeq                     int64
+	ackedPieceSeq, ackedPieceSrc int64
+}
+
+// item is one batch to be produced.
+type item struct {
+	bytes    []byte
+	count    int32
+	pieces   []kbatch.Piece
+	from     int64 // source position before it: all below is copied or rightly skipped
+	producer *producer
+	seq      int64
+	rows     []intentRow // pieces that begin in it
+	intent   uint64      // must be durable before it flies
+	newest   int64       // maximum timestamp, ms
+	held     int64       // source bytes
+	stamped  bool
+	sentAt   time.Time
+}
+
+// pchunk is what one fetch brought.
+type pchunk struct {
+	rest    []byte
+	aborted []kmsg.FetchResponseTopicPartitionAbortedTransaction
+	active  map[int64]struct{} // producers whose open transaction will abort
+}
+
+// pipelineOptions is what a pipeline needs to know of its surroundings.
+type pipelineOptions struct {
+	id         tp
+	topic      string
+	target     string
+	targetID   [16]byte
+	maxBytes   int // target's max.message.bytes
+	codec      kbatch.Codec
+	expiry     time.Duration // producer.id.expiration.ms of the target
+	provenance provenance
+	assembler  *kbatch.Assembler
+	now        func() time.Time
+}
+
+type pipeline struct {
+	pipelineOptions
+	gen  uint64
+	next int64 // next source offset to classify
+	last int32 // leader epoch of the last classified batch
+
+	queue  []*pchunk
+	ready  []*item
+	flying []*item
+
+	lanes     map[*producer]*lane
+	intents   uint64 // numbers the sets of rows
+	durable   uint64
+	unsaved   []intentRow // rows that no state write carries yet
+	unsavedTo uint64
+	written   []ringEntry // intent records in the state topic that no checkpoint covers
+
+	ringNext          int
+	extents           offsets.Map
+	segment           []offsets.Extent // the not yet full segment
+	firstSeg, nextSeg int64
+	fullSegs          [][]offsets.Extent // full and not yet written
+
+	targetEnd   int64
+	targetEpoch int32
+	highWater   int64
+	logStart    int64
+	halt        *haltRecord
+	waiting     string // why it waits, empty if it does not
+	started     bool
+	mustCheck   bool // the target held records before the first run
+	resolved    string
+	dirty       bool // a checkpoint is due
+	quiescent   bool // the durable checkpoint says so
+	wantQuiet   bool
+	blocked     int64 // producer id whose provenance must be looked up, -1: none
+	asking      bool
+	unfenced    bool        // a former owner may still write: nothing is done before it is fenced
+	keep        *checkpoint // the record that must stay in the state topic, nil: snapshots replace it
+	goneAt      time.Time   // since when the target topic is missing
+	nextCheck   time.Time   // when the next checkpoint that only bounds the tail may be written
+	lastAck     time.Time
+	doubt       error // an answer that leaves the outcome open
+	retryAt     time.Time
+	backoff     time.Duration
+	stalled     bool // flying items failed without being written: resend in order when all are answered
+}
+
+// ringEntry is one intent record in the state topic: rows up to seq.
+type ringEntry struct {
+	producer string
+	seq      int64
+	epoch    int16
+}
+
+func newPipeline(o pipelineOptions) *pipeline {
+	return &pipeline{pipelineOptions: o, lanes: map[*producer]*lane{}, last: -1, targetEnd: -1, targetEpoch: -1, highWater: -1, logStart: -1, blocked: -1}
+}
+
+// frontier is the source offset below which everything is acknowledged on the
+// target or rightly skipped.
+func (p *pipeline) frontier() int64 {
+	switch {
+	case len(p.flying) > 0:
+		return p.flying[0].from
+	case len(p.ready) > 0:
+		return p.ready[0].from
+	default:
+		return p.next
+	}
+}
+
+// feed takes what a fetch brought.
+func (p *pipeline) feed(f fetched) {
+	p.highWater = f.highWater
+	if f.logStart >= 0 {
+		p.logStart = f.logStart
+	}
+	if len(f.bytes) == 0 {
+		return
+	}
+	c := &pchunk{rest: f.bytes, aborted: slices.Clone(f.aborted), active: map[int64]struct{}{}}
+	slices.SortFunc(c.aborted, func(a, b kmsg.FetchResponseTopicPartitionAbortedTransaction) int {
+		return int(a.FirstOffset - b.FirstOffset)
+	})
+	p.queue = append(p.queue, c)
+}
+
+// pump classifies what was fetched until enough is ready to be sent. It
+// returns how many source bytes were skipped (and are no longer held).
+func (p *pipeline) pump() (skipped int64) {
+	for p.halt == nil && p.blocked < 0 && p.doubt == nil && len(p.ready)+len(p.flying) < maxFlying+readyAhead && len(p.written) < intentRing-8 {
+		n, more := p.step()
+		skipped += n
+		if !more {
+			break
+		}
+	}
+	return skipped
+}
+
+// class is what a batch needs.
+type class int
+
+const (
+	classSkip class = iota
+	classPass
+	classAssemble
+	classStop // blocked or halted
+)
+
+// step makes the next item, or skips. It reports false when there is nothing
+// to do.
+func (p *pipeline) step() (skipped int64, more bool) {
+	var inputs []kbatch.Input
+	var prod *producer
+	var size int
+	var held, upTo int64
+	var upEpoch int32
+	pass := false // the only input may pass unopened
+	from := p.next
+	for len(p.queue) > 0 && size < mergeTarget && len(inputs) < maxMergeRead {
+		c := p.queue[0]
+		if len(c.rest) == 0 {
+			p.queue = p.queue[1:]
+			continue
+		}
+		entry, rest, magic, err := kbatch.Next(c.rest)
+		if err != nil {
+			if len(inputs) == 0 {
+				p.stop(dr.HaltCorrupt, fmt.Sprintf("source offset %d: %v", p.next, err))
+			}
+			break
+		}
+		e := p.classify(c, entry, magic)
+		if e.class == classStop || (len(inputs) > 0 && e.class != classSkip && (e.prod != prod || !e.small)) {
+			break
+		}
+		c.rest = rest
+		if e.class == classSkip {
+			held += int64(len(entry))
+			if len(inputs) == 0 {
+				skipped += held
+				held = 0
+				p.advance(e.last+1, e.epoch)
+				from = p.next
+			} else {
+				upTo, upEpoch = max(upTo, e.last+1), e.epoch
+			}
+			continue
+		}
+		inputs = append(inputs, kbatch.Input{Entry: entry, From: p.next})
+		prod, pass = e.prod, e.class == classPass && len(inputs) == 1
+		size += len(entry)
+		held += int64(len(entry))
+		upTo, upEpoch = e.last+1, e.epoch
+		if !e.small {
+			break
+		}
+	}
+	if len(inputs) == 0 {
+		return skipped, skipped > 0 && p.halt == nil && p.blocked < 0 && len(p.queue) > 0
+	}
+	if reached, ok := p.make(inputs, prod, pass, from, held); !ok {
+		upTo = reached
+	}
+	p.advance(upTo, upEpoch)
+	return skipped, true
+}
+
+func (p *pipeline) advance(next int64, epoch int32) {
+	if next > p.next {
+		p.next = next
+		p.dirty = true
+	}
+	if epoch >= 0 {
+		p.last = epoch
+	}
+}
+
+// entryClass is the classification of one entry.
+type entryClass struct {
+	class class
+	prod  *producer
+	small bool // worth to be merged with its neighbours
+	last  int64
+	epoch int32
+}
+
+// classify looks at the header of one entry only.
+func (p *pipeline) classify(c *pchunk, entry []byte, magic int8) entryClass {
+	if magic != 2 {
+		return p.classifyOld(entry)
+	}
+	h, err := kbatch.ParseHeader(entry)
+	if err != nil {
+		return p.stop(dr.HaltCorrupt, fmt.Sprintf("source offset %d: %v", p.next, err))
+	}
+	e := entryClass{last: h.LastOffset(), epoch: h.LeaderEpoch}
+	if e.last < p.next {
+		return e
+	}
+	for len(c.aborted) > 0 && c.aborted[0].FirstOffset <= e.last {
+		c.active[c.aborted[0].ProducerID] = struct{}{}
+		c.aborted = c.aborted[1:]
+	}
+	_, aborted := c.active[h.ProducerID]
+	v, prod := verdictSkip, (*producer)(nil)
+	switch {
+	case h.IsControl(), h.Count == 0:
+	case h.IsTransactional() && aborted:
+	default:
+		if v, prod, err = p.provenance(h); err != nil || v == verdictForeign {
+			return p.stop(dr.HaltForeign, fmt.Sprintf("source offsets %d to %d carry the registered producer id %d epoch %d, but no replicator wrote them there (%v): "+
+				"the log may have been cloned or restored from another cluster", h.BaseOffset, e.last, h.ProducerID, h.ProducerEpoch, err))
+		}
+		if v == verdictUnknown {
+			p.blocked = h.ProducerID
+			return entryClass{class: classStop}
+		}
+	}
+	if v == verdictSkip {
+		// A flipped header bit could turn a record batch into one to be
+		// skipped: skip only what the checksum vouches for.
+		if err := kbatch.VerifyCRC(entry); err != nil {
+			return p.stop(dr.HaltCorrupt, fmt.Sprintf("source offsets %d to %d: %v", h.BaseOffset, e.last, err))
+		}
+		if h.IsControl() {
+			if t, err := h.ControlType(entry); err == nil && t == kbatch.ControlAbort {
+				delete(c.active, h.ProducerID)
+			}
+		}
+		return e
+	}
+	if p.mustCheck {
+		return p.stop(dr.HaltExisting, fmt.Sprintf("target topic %s held records without provenance before the first run, and source offset %d is about to be copied: "+
+			"they may be the same records, copied earlier by another tool", p.target, h.BaseOffset))
+	}
+	e.prod, e.class = prod, classAssemble
+	limit := mergePlain
+	if h.Codec() != kbatch.CodecNone {
+		limit = mergePacked
+	}
+	e.small = len(entry) < limit
+	if h.Dense() && h.BaseOffset >= p.next && !h.LogAppendTime() && len(entry) <= p.maxBytes && (p.codec == kbatch.CodecSource || p.codec == h.Codec()) {
+		e.class = classPass
+	}
+	return e
+}
+
+// classifyOld looks at a message of magic 0 or 1: it has no producer, so it is
+// native, and it is always rebuilt.
+func (p *pipeline) classifyOld(entry []byte) entryClass {
+	base, last, err := kbatch.OffsetRange(entry)
+	if err != nil {
+		return p.stop(dr.HaltCorrupt, fmt.Sprintf("source offset %d: %v", p.next, err))
+	}
+	e := entryClass{last: last, epoch: -1}
+	if last < p.next {
+		return e
+	}
+	_, prod, _ := p.provenance(kbatch.Header{BaseOffset: base, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1})
+	if p.mustCheck {
+		return p.stop(dr.HaltExisting, fmt.Sprintf("target topic %s held records without provenance before the first run", p.target))
+	}
+	e.class, e.prod, e.small = classAssemble, prod, true
+	return e
+}
+
+// make turns inputs into items. What was assembled before a bad record is
+// kept; then it reports false and the source offset that was reached.
+func (p *pipeline) make(inputs []kbatch.Input, prod *producer, pass bool, from, held int64) (reached int64, ok bool) {
+	if len(inputs) == 1 && pass {
+		b := inputs[0].Entry
+		h, err := kbatch.ParseHeader(b)
+		if err != nil {
+			p.stop(dr.HaltCorrupt, fmt.Sprintf("source offset %d: %v", from, err))
+			return from, false
+		}
+		p.push(&item{bytes: b, count: h.Count, pieces: []kbatch.Piece{{SourceOffset: h.BaseOffset, Count: h.Count}}, from: from, producer: prod, newest: h.MaxTimestamp, held: held})
+		return h.LastOffset() + 1, true
+	}
+	p.assembler.Codec, p.assembler.MaxBytes, p.assembler.TargetBytes = p.codec, p.maxBytes, min(mergeTarget, p.maxBytes)
+	outs, err := p.assembler.Assemble(inputs)
+	for i, o := range outs {
+		it := &item{bytes: o.Batch, count: o.Count, pieces: o.Pieces, from: from, producer: prod, newest: o.MaxTimestamp}
+		if i == len(outs)-1 {
+			it.held = held
+		}
+		p.push(it)
+		from = o.LastSource + 1
+	}
+	if err == nil {
+		return from, true
+	}
+	if large, ok := errors.AsType[*kbatch.TooLargeError](err); ok {
+		p.stop(dr.HaltTooLarge, fmt.Sprintf("the record at source offset %d makes a batch of %d bytes, target topic %s takes %d (max.message.bytes)", large.Offset, large.Size, p.target, large.Max))
+		return large.Offset, false
+	}
+	p.stop(dr.HaltCorrupt, fmt.Sprintf("source offsets from %d on: %v", from, err))
+	return from, false
+}
+
+// push gives an item its sequence and finds the intents it needs.
+func (p *pipeline) push(it *item) {
+	l := p.lanes[it.producer]
+	if l == nil {
+		l = &lane{}
+		p.lanes[it.producer] = l
+	}
+	it.seq = l.seq
+	for _, pc := range it.pieces {
+		if !l.started || pc.SourceOffset != l.pieceSrc+l.seq-l.pieceSeq {
+			l.pieceSeq, l.pieceSrc, l.started = l.seq, pc.SourceOffset, true
+			it.rows = append(it.rows, intentRow{Producer: it.producer.txn, Epoch: it.producer.epoch, Seq: l.seq, Src: pc.SourceOffset})
+		}
+		l.seq += int64(pc.Count)
+	}
+	if len(it.rows) > 0 || p.quiescent {
+		p.intents++
+		p.unsaved = append(p.unsaved, it.rows...)
+		p.unsavedTo = p.intents
+	}
+	it.intent = p.intents
+	p.ready = append(p.ready, it)
+}
+
+// stop halts the pipeline. Items that are ready or flying still arrive.
+func (p *pipeline) stop(code dr.HaltCode, reason string) entryClass {
+	if p.halt == nil {
+		p.halt = &haltRecord{Code: code, Reason: reason, AtMs: p.now().UnixMilli()}
+		p.dirty = true
+	}
+	return entryClass{class: classStop}
+}
+
+// sendable returns the next item that may fly, stamped, nil if there is none.
+func (p *pipeline) sendable() *item {
+	if len(p.ready) == 0 || p.doubt != nil || p.stalled || len(p.flying) >= maxFlying || p.now().Before(p.retryAt) {
+		return nil
+	}
+	it := p.ready[0]
+	if it.intent > p.durable {
+		return nil
+	}
+	if len(p.flying) > 0 {
+		// One at a time until the first acknowledgement of the epoch: a
+		// partition that knows nothing of the producer takes any sequence, so
+		// a second batch could overtake a refused first one. One at a time for
+		// old records: the broker forgets producers by record time. And one
+		// producer at a time, because sequences order only their own.
+		if !p.lanes[it.producer].acked || p.old(it) || p.flying[0].producer != it.producer {
+			return nil
+		}
+	}
+	if !it.stamped {
+		if err := kbatch.Patch(it.bytes, kbatch.Stamp{ProducerID: it.producer.id, Epoch: it.producer.epoch, BaseSequence: int32(it.seq % sequenceRing)}); err != nil {
+			p.stop(dr.HaltCorrupt, fmt.Sprintf("source offsets from %d on: %v", it.pieces[0].SourceOffset, err))
+			p.ready = nil
+			return nil
+		}
+		it.stamped = true
+	}
+	p.ready = p.ready[1:]
+	p.flying = append(p.flying, it)
+	it.sentAt = p.now()
+	return it
+}
+
+// old reports whether the broker may forget the producer of such a record
+// while it is being written (ProducerStateManager expires by record time).
+func (p *pipeline) old(it *item) bool {
+	return it.newest < p.now().Add(-p.expiry/2).UnixMilli()
+}
+
+// answered takes the broker's answer for a flying item. It returns the bytes
+// that are no longer held. Items are answered in the order in which they flew.
+func (p *pipeline) answered(it *item, a produceAnswer, sendErr error) (released int64) {
+	if len(p.flying) == 0 || p.flying[0] != it && p.doubt == nil && !p.stalled {
+		p.doubt = fmt.Errorf("answers came out of order")
+	}
+	out := p.judge(it, a, sendErr)
+	if out == outcomeWritten && (p.stalled || p.doubt != nil) {
+		// An earlier one failed and this one was taken all the same: what the
+		// log holds must be read.
+		p.note(fmt.Errorf("the target took a batch behind one that it refused"))
+		out = outcomeOpen
+	}
+	switch out {
+	case outcomeWritten:
+		p.flying = p.flying[1:]
+		p.acknowledge(it, a.baseOffset)
+		return it.held
+	case outcomeRefused:
+		p.stalled = true
+	case outcomeOpen: // judge noted why
+	}
+	it.sentAt = time.Time{} // answered
+	p.settle()
+	return 0
+}
+
+func (p *pipeline) note(err error) {
+	if p.doubt == nil {
+		p.doubt = err
+	}
+}
+
+// settle puts refused items back, in order, once all are answered.
+func (p *pipeline) settle() {
+	for _, it := range p.flying {
+		if !it.sentAt.IsZero() {
+			return
+		}
+	}
+	if p.doubt == nil && p.halt == nil && p.stalled {
+		p.ready = append(p.flying, p.ready...)
+		p.flying, p.stalled = nil, false
+		p.backoff = min(2*time.Second, max(50*time.Millisecond, 2*p.backoff))
+		p.retryAt = p.now().Add(p.backoff)
+	}
+}
+
+// rewind forgets what was fetched and not sent: it will be fetched again.
+func (p *pipeline) rewind() {
+	if len(p.ready) > 0 {
+		p.next = p.ready[0].from
+	}
+	p.queue, p.ready, p.unsaved, p.unsavedTo = nil, nil, nil, p.durable
+}
+
+// quiet reports whether no request is unanswered.
+func (p *pipeline) quiet() bool {
+	for _, it := range p.flying {
+		if !it.sentAt.IsZero() {
+			return false
+		}
+	}
+	return true
+}
+
+// acknowledge records that an item is on the target at base.
+func (p *pipeline) acknowledge(it *item, base int64) {
+	l := p.lanes[it.producer]
+	l.acked = true
+	l.ackedSeq = it.seq + int64(it.count)
+	for _, r := range it.rows {
+		l.ackedPieceSeq, l.ackedPieceSrc = r.Seq, r.Src
+	}
+	if base < p.targetEnd {
+		p.note(fmt.Errorf("the target acknowledged offset %d below the end %d that it acknowledged before: its log was truncated or re-created", base, p.targetEnd))
+		p.stop(dr.HaltTargetTruncated, p.doubt.Error())
+		return
+	}
+	at := base
+	for _, pc := range it.pieces {
+		p.record(offsets.Extent{Source: pc.SourceOffset, Target: at, Length: int64(pc.Count)})
+		at += int64(pc.Count)
+	}
+	p.targetEnd, p.lastAck, p.dirty, p.started, p.waiting, p.backoff = at, p.now(), true, true, "", 0
+}
+
+// record adds an extent to the map and to the segment that is being filled.
+func (p *pipeline) record(e offsets.Extent) {
+	if err := p.extents.Add(e); err != nil {
+		p.note(fmt.Errorf("offset map: %w", err))
+		return
+	}
+	if n := len(p.segment); n > 0 {
+		last := &p.segment[n-1]
+		if last.Source+last.Length == e.Source && last.Target+last.Length == e.Target {
+			last.Length += e.Length
+			return
+		}
+	}
+	if len(p.segment) == segmentSize {
+		p.fullSegs = append(p.fullSegs, p.segment)
+		p.segment = nil
+		p.nextSeg++
+		p.firstSeg = max(p.firstSeg, p.nextSeg-maxSegments+1)
+	}
+	p.segment = append(p.segment, e)
+}
+
+// resetMap forgets the offset map: what is copied from here on starts a new one.
+func (p *pipeline) resetMap() {
+	p.extents = offsets.Map{}
+	p.segment, p.fullSegs = nil, nil
+	p.firstSeg = p.nextSeg
+}

@@ -1,0 +1,187 @@
+package replicate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kbatch"
+)
+
+// Resolve carries out the decision of an operator about a halted topic. The
+// decision is recorded in the state topic; the worker that owns the partition
+// follows it. ResolveMatch only compares and proposes.
+func (e *Engine) Resolve(ctx context.Context, r dr.Resolution) (dr.ResolveResult, error) {
+	res := dr.ResolveResult{Topic: r.Topic, Action: r.Action}
+	if e.targetState.Partitions() == 0 || e.source == nil || e.source.meta() == nil {
+		return res, &dr.Error{Code: dr.CodeConflict, Hint: "wait until it is past CREATING", Err: fmt.Errorf("replicator %s has not reached its clusters yet", e.o.Name)}
+	}
+	targets, err := e.haltedOf(r)
+	if err != nil {
+		return res, err
+	}
+	if r.Action == dr.ResolveMatch {
+		for id, v := range targets {
+			p, err := e.matchTails(ctx, id, v)
+			if err != nil {
+				return res, err
+			}
+			res.Partitions = append(res.Partitions, p)
+		}
+		sortResolved(res.Partitions)
+		return res, nil
+	}
+	for id, v := range targets {
+		rec := resolveRecord{V: stateVersion, ID: strconv.FormatInt(time.Now().UnixNano(), 36), Action: r.Action, AtMs: time.Now().UnixMilli()}
+		out := dr.ResolvedPartition{Partition: id.partition, SourceOffset: v.status.ReplicatedOffset}
+		switch r.Action {
+		case dr.ResolveStartAt:
+			o, ok := r.Offsets[id.partition]
+			if !ok {
+				return res, &dr.Error{Code: dr.CodeUsage, Hint: "give an offset for each halted partition, or name one partition", Err: fmt.Errorf("topic %s partition %d is halted, and no offset was given for it", r.Topic, id.partition)}
+			}
+			rec.Offset, out.SourceOffset = o, o
+		case dr.ResolveContinue:
+			out.Note = "goes on at the first offset that exists behind the halt"
+		case dr.ResolveRestart:
+			out.SourceOffset, out.Note = max(0, v.status.SourceLogStartOffset), "copies the partition from its beginning again: records that are on the target already will be there twice"
+		default:
+			return res, &dr.Error{Code: dr.CodeUnsupported, Hint: "use start-at, match, continue or restart", Err: fmt.Errorf("action %q is not available for topic %s", r.Action, r.Topic)}
+		}
+		if err := e.writeControl(ctx, keyResolve(e.o.Name, id), encode(rec)); err != nil {
+			return res, err
+		}
+		res.Partitions = append(res.Partitions, out)
+	}
+	res.Applied = true
+	sortResolved(res.Partitions)
+	return res, nil
+}
+
+func sortResolved(list []dr.ResolvedPartition) {
+	slices.SortFunc(list, func(a, b dr.ResolvedPartition) int { return int(a.Partition - b.Partition) })
+}
+
+// haltedOf returns the halted partitions that a resolution means.
+func (e *Engine) haltedOf(r dr.Resolution) (map[tp]partitionView, error) {
+	out := map[tp]partitionView{}
+	seen := false
+	for id, v := range e.partitionViews() {
+		if v.topic != r.Topic {
+			continue
+		}
+		seen = true
+		if v.status.State == dr.PartitionHalted && (r.Partition == nil || *r.Partition == id.partition) {
+			out[id] = v
+		}
+	}
+	switch {
+	case !seen:
+		return nil, &dr.Error{Code: dr.CodeNotFound, Hint: "see `replicator describe`", Err: fmt.Errorf("replicator %s has no topic %s", e.o.Name, r.Topic)}
+	case len(out) == 0:
+		return nil, &dr.Error{Code: dr.CodeConflict, Hint: "only halted partitions can be resolved", Err: fmt.Errorf("no partition of topic %s that was asked for is halted", r.Topic)}
+	}
+	return out, nil
+}
+
+// matchTail is how many records of each side are compared.
+const matchTail = 2000
+
+// matchTails compares the end of a target partition with the source: the
+// longest run of equal records that ends with the target's last one says where
+// the earlier copy stopped.
+func (e *Engine) matchTails(ctx context.Context, id tp, v partitionView) (dr.ResolvedPartition, error) {
+	out := dr.ResolvedPartition{Partition: id.partition, SourceOffset: -1}
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	tgt := e.target.meta().byName[v.target]
+	src := e.source.meta().byName[v.topic]
+	if tgt == nil || src == nil {
+		return out, &dr.Error{Code: dr.CodeNotFound, Err: fmt.Errorf("topic %s is missing on one side", v.topic)}
+	}
+	_, end, err := logRange(ctx, e.control, v.target, id.partition)
+	if err != nil {
+		return out, err
+	}
+	tail, err := readRecords(ctx, e, e.target, fenceTarget{id: id, topic: v.target, topicID: tgt.id}, max(0, end-matchTail), end)
+	if err != nil {
+		return out, err
+	}
+	if len(tail) == 0 {
+		out.SourceOffset, out.Note = 0, "the target holds no records"
+		return out, nil
+	}
+	start, send, err := e.sourceRange(ctx, v.topic, id.partition)
+	if err != nil {
+		return out, err
+	}
+	all, err := readRecords(ctx, e, e.source, fenceTarget{id: id, topic: v.topic, topicID: src.id}, start, send)
+	if err != nil {
+		return out, err
+	}
+	best, at := 0, int64(-1)
+	for i := len(all) - 1; i >= 0; i-- {
+		n := 0
+		for n <= i && n < len(tail) && all[i-n].same(tail[len(tail)-1-n]) {
+			n++
+		}
+		if n > best {
+			best, at = n, all[i].offset+1
+		}
+	}
+	out.Matched = int64(best)
+	if at < 0 {
+		out.Note = "the last record of the target is not among the source's records: choose the offset by hand"
+		return out, nil
+	}
+	out.SourceOffset = at
+	if best < len(tail) && best < len(all) {
+		out.Note = fmt.Sprintf("the last %d records agree, the one before does not: check before you use this offset", best)
+	}
+	return out, nil
+}
+
+// digest is one record for comparison.
+type digest struct {
+	offset    int64
+	timestamp int64
+	key, val  string
+	nullKey   bool
+	nullVal   bool
+}
+
+func (d digest) same(o digest) bool {
+	return d.timestamp == o.timestamp && d.key == o.key && d.val == o.val && d.nullKey == o.nullKey && d.nullVal == o.nullVal
+}
+
+// readRecords reads the data records of [from, end).
+func readRecords(ctx context.Context, e *Engine, topo *topology, t fenceTarget, from, end int64) ([]digest, error) {
+	if from >= end {
+		return nil, nil
+	}
+	cl := e.tailClient
+	if topo == e.source {
+		cl = e.sourceControl
+	}
+	var out []digest
+	var bad error
+	_, err := walkLog(ctx, cl, topo, t, from, func(h kbatch.Header, entry []byte) bool {
+		if h.IsControl() {
+			return h.LastOffset()+1 < end
+		}
+		bad = kbatch.Parse(entry, func(r kbatch.Record) error {
+			if r.Offset >= from && r.Offset < end {
+				out = append(out, digest{offset: r.Offset, timestamp: r.Timestamp, key: string(r.Key), val: string(r.Value), nullKey: r.Key == nil, nullVal: r.Value == nil})
+			}
+			return nil
+		})
+		return bad == nil && h.LastOffset()+1 < end
+	})
+	if bad != nil {
+		return nil, bad
+	}
+	return out, err
+}

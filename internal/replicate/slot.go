@@ -1,0 +1,358 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kbatch"
+)
+
+// Times of a slot.
+const (
+	slotTick        = 50 * time.Millisecond
+	checkpointEvery = 250 * time.Millisecond
+	idleQuiescent   = 30 * time.Second // a pipeline that sent nothing for so long is marked quiescent
+	drainTimeout    = 15 * time.Second
+)
+
+// errRetake ends the service of a slot when something is in doubt: the slot is
+// taken over again, by the same worker, with a higher epoch.
+var errRetake = errors.New("outcome in doubt: the slot is taken over again")
+
+// event is one message to a slot. Exactly one field group is used.
+type event struct {
+	fetched *fetched
+
+	id     tp // answers of the target
+	gen    uint64
+	item   *item
+	answer produceAnswer
+	err    error
+
+	call func() // anything else, run by the slot's goroutine
+}
+
+// mailbox is the queue of one slot. What is in it is bounded by the byte
+// budget of the fetcher and by the requests under way.
+type mailbox struct {
+	mu    sync.Mutex
+	items []event
+	wake  chan struct{}
+}
+
+func (m *mailbox) put(e event) {
+	m.mu.Lock()
+	m.items = append(m.items, e)
+	m.mu.Unlock()
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (m *mailbox) take() []event {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := m.items
+	m.items = nil
+	return out
+}
+
+// slot owns the pipelines of the partitions that hash to it, and their state.
+// Everything in it belongs to the goroutine of run; others put events into the
+// mailbox and read status.
+type slot struct {
+	e   *Engine
+	n   int32
+	log *slog.Logger
+	box mailbox
+
+	primary   *producer
+	producers map[string]*producer // by transactional id
+	ours      map[int64]struct{}   // every producer id ever registered for this slot
+	pipes     map[tp]*pipeline
+	starting  map[tp]struct{}
+	touched   map[*pipeline]struct{}
+	stop      *atomic.Bool // of this run's shipments
+	gen       uint64
+	state     stateWriter
+	retake    error
+	draining  bool
+	retryAt   time.Time // of unfenced partitions
+	witness   map[tp][]producerState
+	making    map[string]struct{} // producers under way, by transactional id
+
+	seenSource, seenTarget *clusterMeta // of the last look for new partitions
+	scanAgain              time.Time
+	assembler              kbatch.Assembler
+
+	view atomic.Pointer[slotView]
+}
+
+// slotView is what others may know of a slot. It is immutable.
+type slotView struct {
+	owned      bool
+	reason     string
+	partitions map[tp]partitionView
+}
+
+type partitionView struct {
+	topic, target string
+	status        dr.PartitionStatus
+}
+
+func newSlot(e *Engine, n int32) *slot {
+	s := &slot{e: e, n: n, log: e.log.With(slog.Int("slot", int(n))), pipes: map[tp]*pipeline{}}
+	s.box.wake = make(chan struct{}, 1)
+	s.view.Store(&slotView{})
+	return s
+}
+
+// run owns the slot until ctx ends: it takes it over, serves it, and takes it
+// over again whenever an outcome is in doubt. When ctx ends it drains: what is
+// on the wire is answered, and a quiescent checkpoint is written.
+func (s *slot) run(ctx context.Context) {
+	io, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(drainTimeout, cancel) })()
+	var backoff time.Duration
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := s.acquire(ctx, io)
+		if err == nil {
+			s.log.LogAttrs(ctx, slog.LevelInfo, "slot acquired", slog.Int("epoch", int(s.primary.epoch)), slog.Int("partitions", len(s.pipes)), slog.Duration("took", time.Since(began)))
+			err = s.serve(ctx, io)
+		}
+		s.halt()
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+		if errors.Is(err, errPaused) {
+			s.publish(true, "")
+			s.e.waitResumed(ctx)
+			continue
+		}
+		s.publish(false, err.Error())
+		s.log.LogAttrs(ctx, slog.LevelWarn, "slot is taken over again", slog.String("reason", err.Error()))
+		if time.Since(began) > 10*time.Second {
+			backoff = 0
+		}
+		if sleep(ctx, backoff) != nil {
+			break
+		}
+		backoff = min(5*time.Second, max(50*time.Millisecond, 2*backoff))
+	}
+	s.view.Store(&slotView{})
+}
+
+// serve runs the pipelines until ctx ends (nil) or something is in doubt.
+func (s *slot) serve(ctx, io context.Context) error {
+	tick := time.NewTicker(slotTick)
+	defer tick.Stop()
+	s.retake, s.draining = nil, false
+	s.onTick(io)
+	for {
+		select {
+		case <-ctx.Done():
+			return s.drain(io)
+		case <-s.box.wake:
+		case <-tick.C:
+			if s.e.paused() {
+				if err := s.drain(io); err != nil {
+					return err
+				}
+				return errPaused
+			}
+			s.onTick(io)
+		}
+		s.handle()
+		s.work(io)
+		if s.retake != nil {
+			err := s.retake
+			s.settle(io)
+			return err
+		}
+	}
+}
+
+// handle takes everything from the mailbox.
+func (s *slot) handle() {
+	for _, e := range s.box.take() {
+		switch {
+		case e.call != nil:
+			e.call()
+		case e.fetched != nil:
+			p := s.pipes[e.fetched.id]
+			if p == nil || p.gen != e.fetched.gen || s.draining {
+				continue
+			}
+			s.touched[p] = struct{}{}
+			if e.fetched.err != nil {
+				s.fetchTrouble(p, *e.fetched)
+				continue
+			}
+			p.feed(*e.fetched)
+		default:
+			p := s.pipes[e.id]
+			if p == nil || p.gen != e.gen {
+				continue
+			}
+			s.touched[p] = struct{}{}
+			s.answered(p, e)
+		}
+	}
+}
+
+func (s *slot) answered(p *pipeline, e event) {
+	if errors.Is(e.err, errNotSent) {
+		e.item.sentAt = time.Time{}
+		p.note(errNotSent)
+		return
+	}
+	acked := len(p.flying)
+	n := p.answered(e.item, e.answer, e.err)
+	if n > 0 {
+		s.e.fetch.release(p.id, p.gen, n)
+	}
+	if len(p.flying) < acked {
+		s.e.stats.replicated(e.item)
+	}
+	if p.stalled || p.waiting != "" {
+		s.e.target.refresh()
+	}
+}
+
+// work lets every touched pipeline go on, and writes state that is due.
+func (s *slot) work(io context.Context) {
+	for p := range s.touched {
+		if n := p.pump(); n > 0 {
+			s.e.fetch.release(p.id, p.gen, n)
+		}
+		if p.blocked >= 0 && !p.asking {
+			s.askProvenance(io, p)
+		}
+		s.send(p)
+		if p.halt != nil {
+			s.e.fetch.stop(p.id)
+		}
+		if p.doubt != nil && s.retake == nil {
+			s.retake = fmt.Errorf("%w: %s partition %d: %w", errRetake, p.topic, p.id.partition, p.doubt)
+		}
+		if len(p.unsaved) > 0 || p.unsavedTo > p.durable || len(p.fullSegs) > 0 {
+			s.state.want(p)
+		}
+		delete(s.touched, p)
+	}
+	s.writeState(io)
+}
+
+// send hands what is ready to the connection of the partition's leader.
+func (s *slot) send(p *pipeline) {
+	if len(p.ready) == 0 || s.draining {
+		return
+	}
+	pm, ok := s.e.target.meta().partition(p.targetID, p.id.partition)
+	if !ok || pm.leader < 0 {
+		p.waiting, p.retryAt = "the target partition has no leader", time.Now().Add(250*time.Millisecond)
+		s.e.target.refresh()
+		return
+	}
+	var list []shipment
+	for it := p.sendable(); it != nil; it = p.sendable() {
+		gen := p.gen
+		list = append(list, shipment{
+			out:  outBatch{topic: p.target, topicID: p.targetID, partition: p.id.partition, bytes: it.bytes},
+			stop: s.stop,
+			done: func(a produceAnswer, err error) { s.box.put(event{id: p.id, gen: gen, item: it, answer: a, err: err}) },
+		})
+	}
+	if len(list) > 0 {
+		s.e.senders.to(pm.leader, tp{p.targetID, p.id.partition}).push(list...)
+	}
+}
+
+// askProvenance has the registry read for a producer id that is not known.
+func (s *slot) askProvenance(io context.Context, p *pipeline) {
+	id, gen := p.blocked, p.gen
+	p.asking = true
+	s.e.sourceIDs.resolve(io, id, func() {
+		s.box.put(event{call: func() {
+			if q := s.pipes[p.id]; q == p && p.gen == gen {
+				p.blocked, p.asking = -1, false
+				s.touched[p] = struct{}{}
+			}
+		}})
+	})
+}
+
+// halt ends the run of all pipelines: nothing more is sent or fetched. What is
+// on the wire may still arrive; its answers are dropped by generation.
+func (s *slot) halt() {
+	if s.stop != nil {
+		s.stop.Store(true)
+	}
+	for id := range s.pipes {
+		s.e.fetch.stop(id)
+	}
+}
+
+// settle waits, after a doubt, until no request is unanswered, so that the
+// pipelines that are not in doubt keep their position.
+func (s *slot) settle(io context.Context) {
+	s.stop.Store(true)
+	tick := time.NewTicker(slotTick)
+	defer tick.Stop()
+	limit := time.NewTimer(drainTimeout)
+	defer limit.Stop()
+	for {
+		s.handle()
+		quiet := !s.state.busy()
+		for _, p := range s.pipes {
+			quiet = quiet && p.quiet()
+		}
+		if quiet {
+			return
+		}
+		select {
+		case <-io.Done():
+			return
+		case <-limit.C:
+			for _, p := range s.pipes {
+				if !p.quiet() {
+					p.note(errors.New("no answer in time"))
+				}
+			}
+			return
+		case <-s.box.wake:
+		case <-tick.C:
+		}
+	}
+}
+
+// drain stops fetching, lets what flies arrive, and writes quiescent
+// checkpoints and the clean owner record.
+func (s *slot) drain(io context.Context) error {
+	s.draining = true
+	for _, p := range s.pipes {
+		s.e.fetch.stop(p.id)
+		p.rewind()
+	}
+	s.settle(io)
+	for _, p := range s.pipes {
+		if p.doubt != nil || !p.quiet() {
+			return fmt.Errorf("drain: %s partition %d: %w", p.topic, p.id.partition, errors.Join(p.doubt, errRetake))
+		}
+		if !p.quiescent {
+			p.wantQuiet, p.dirty = true, true
+			s.state.want(p)
+		}
+	}
+	s.state.owner = &ownerRecord{V: stateVersion, Worker: s.e.o.WorkerID, Epoch: s.primary.epoch, Version: s.e.o.Version, Digest: s.e.o.Digest, Clean: true, AtMs: time.Now().UnixMilli()}
+	return s.flushState(io)
+}

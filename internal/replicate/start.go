@@ -1,0 +1,226 @@
+package replicate
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kbatch"
+)
+
+// found is where a new pipeline starts.
+type found struct {
+	offset    int64 // source
+	targetEnd int64
+	maxBytes  int
+	mustCheck bool
+}
+
+// startNew finds partitions of this slot that have no pipeline yet and starts
+// them. Where to start is asked in the background.
+func (s *slot) startNew(io context.Context) {
+	src, tgt := s.e.source.meta(), s.e.target.meta()
+	if s.e.createdRecord() == nil || (src == s.seenSource && tgt == s.seenTarget && time.Now().Before(s.scanAgain)) {
+		return
+	}
+	s.seenSource, s.seenTarget, s.scanAgain = src, tgt, time.Now().Add(250*time.Millisecond)
+	for _, t := range s.e.selected(src) {
+		var rec *TopicRecord
+		for p := range t.partitions {
+			id := tp{t.id, int32(p)}
+			if slotOf(id, s.e.slots) != s.n || s.pipes[id] != nil {
+				continue
+			}
+			if _, busy := s.starting[id]; busy {
+				continue
+			}
+			if rec == nil {
+				r, ok := s.e.LookupTopic(t.id)
+				if !ok || !r.Created {
+					break
+				}
+				rec = &r
+			}
+			target := tgt.byName[s.e.o.Naming.Target(t.name)]
+			if target == nil || target.id != rec.TargetID || p >= len(target.partitions) {
+				continue
+			}
+			s.startOne(io, id, t.name, target)
+		}
+	}
+}
+
+// startOne finds out where a partition starts and makes its pipeline.
+func (s *slot) startOne(io context.Context, id tp, topic string, target *topicMeta) {
+	s.starting[id] = struct{}{}
+	gen := s.gen
+	s.e.background(func(ctx context.Context) {
+		f, err := s.e.findStart(ctx, id, topic, target)
+		s.box.put(event{call: func() {
+			if s.gen != gen {
+				return
+			}
+			delete(s.starting, id)
+			if s.draining || s.pipes[id] != nil {
+				return
+			}
+			if err != nil {
+				s.e.note("start "+topic, err)
+				s.scanAgain = time.Now().Add(250 * time.Millisecond)
+				s.seenSource = nil
+				return
+			}
+			p := s.build(id, topic, target.name, target.id, f.maxBytes)
+			p.next, p.targetEnd, p.mustCheck, p.logStart = f.offset, f.targetEnd, f.mustCheck, f.offset
+			p.beginEpoch(s.primary)
+			// The first item waits for the checkpoint that announces the epoch.
+			p.intents, p.unsavedTo, p.dirty = 1, 1, true
+			s.pipes[id] = p
+			s.state.want(p)
+			s.startFetch(p)
+			s.writeState(io)
+		}})
+	})
+}
+
+// findStart decides the first offset of a partition that was never copied.
+// Topics that did not exist when the replicator was created are copied from
+// their first record, whatever the starting position.
+func (e *Engine) findStart(ctx context.Context, id tp, topic string, target *topicMeta) (found, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := e.limits.ensure(ctx, target.name); err != nil {
+		return found{}, err
+	}
+	f := found{maxBytes: e.limits.maxBytes(target.name)}
+	var err error
+	if f.offset, err = listOffset(ctx, e.sourceControl, topic, id.partition, -2); err != nil {
+		return f, err
+	}
+	if f.targetEnd, err = listOffset(ctx, e.control, target.name, id.partition, -1); err != nil {
+		return f, err
+	}
+	rec, ok := e.startRecord(id.topicID)
+	if !ok {
+		return f, nil
+	}
+	if int(id.partition) < len(rec.Offsets) && rec.Offsets[id.partition] >= 0 {
+		f.offset = max(f.offset, rec.Offsets[id.partition])
+	}
+	if rec.OnBoth && f.targetEnd > 0 {
+		f.mustCheck, err = e.holdsForeign(ctx, fenceTarget{id: id, topic: target.name, topicID: target.id}, f.targetEnd)
+	}
+	return f, err
+}
+
+// holdsForeign reports whether a target partition holds records that no
+// replicator wrote.
+func (e *Engine) holdsForeign(ctx context.Context, t fenceTarget, end int64) (bool, error) {
+	if err := e.targetState.RefreshPartition(ctx, controlPartition); err != nil {
+		return false, err
+	}
+	foreign := false
+	_, err := walkLog(ctx, e.tailClient, e.target, t, 0, func(h kbatch.Header, _ []byte) bool {
+		if !h.IsControl() && h.Count > 0 {
+			if _, ok := e.targetState.Get(controlPartition, keyRegistration(h.ProducerID)); !ok || h.ProducerID < 0 {
+				foreign = true
+				return false
+			}
+		}
+		return h.LastOffset()+1 < end
+	})
+	return foreign, err
+}
+
+// provenance decides what happens to a batch of the source by the producer id
+// in its header.
+func (s *slot) provenance(h kbatch.Header) (verdict, *producer, error) {
+	reg, known := s.e.sourceIDs.lookup(h.ProducerID)
+	switch {
+	case !known:
+		return verdictUnknown, nil, nil
+	case reg == nil:
+		return verdictCopy, s.primary, nil
+	case !s.e.o.ForwardAll:
+		return verdictSkip, nil, nil
+	}
+	path := append(append([]string{}, reg.Path...), s.e.sourceID)
+	for _, c := range path {
+		if c == s.e.targetID {
+			return verdictSkip, nil, nil
+		}
+	}
+	txn := s.txnID(pathKey(path))
+	if p := s.producers[txn]; p != nil {
+		return verdictCopy, p, nil
+	}
+	s.wantProducer(txn, path)
+	return verdictUnknown, nil, nil
+}
+
+// wantProducer makes a producer for a path that was not seen before. The
+// pipelines that need it ask again until it is there.
+func (s *slot) wantProducer(txn string, path []string) {
+	if _, asked := s.making[txn]; asked {
+		return
+	}
+	s.making[txn] = struct{}{}
+	gen := s.gen
+	ours := map[int64]struct{}{}
+	for id := range s.ours {
+		ours[id] = struct{}{}
+	}
+	s.e.background(func(ctx context.Context) {
+		prod, err := s.initProducerFor(ctx, txn, path, ours)
+		s.box.put(event{call: func() {
+			if s.gen != gen {
+				return
+			}
+			delete(s.making, txn)
+			if err != nil {
+				s.e.note("make producer "+txn, err)
+				return
+			}
+			s.ours[prod.id] = struct{}{}
+			s.producers[txn] = prod
+		}})
+	})
+}
+
+// resolveHalt carries out the decision of an operator about a halted pipeline.
+func (s *slot) resolveHalt(ctx context.Context, p *pipeline) error {
+	r := s.e.resolution(p.id)
+	if r == nil || r.ID == p.resolved || p.halt == nil {
+		return nil
+	}
+	start, end, err := s.e.sourceRange(ctx, p.topic, p.id.partition)
+	if err != nil {
+		return fmt.Errorf("resolve %s partition %d: %w", p.topic, p.id.partition, err)
+	}
+	switch r.Action {
+	case dr.ResolveStartAt:
+		p.next = min(max(r.Offset, start), end)
+	case dr.ResolveContinue:
+		p.next = min(max(p.next, start), end)
+		if p.halt.Code == dr.HaltCorrupt || p.halt.Code == dr.HaltTooLarge || p.halt.Code == dr.HaltRefused {
+			p.next = min(p.next+1, end)
+		}
+	case dr.ResolveRestart:
+		p.next = start
+	default:
+		return nil
+	}
+	p.halt, p.keep, p.doubt, p.mustCheck, p.last = nil, nil, nil, false, -1
+	p.resolved, p.dirty = r.ID, true
+	_, tgtEnd, err := logRange(ctx, s.e.control, p.target, p.id.partition)
+	if err != nil {
+		return fmt.Errorf("resolve %s partition %d: %w", p.topic, p.id.partition, err)
+	}
+	if srcEnd, _ := p.extents.End(); p.next < srcEnd || tgtEnd < p.targetEnd {
+		// Records before the map's end are copied again: the map starts anew.
+		p.resetMap()
+	}
+	p.targetEnd = tgtEnd
+	return nil
+}

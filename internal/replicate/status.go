@@ -1,0 +1,393 @@
+package replicate
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/dr"
+)
+
+// Times of what workers tell each other.
+const (
+	workerReport = 2 * time.Second
+	workerAlive  = 8 * time.Second
+	endsInterval = time.Second
+	noteLife     = 15 * time.Second
+)
+
+// reportWorker writes what this worker does into the state topic, so that any
+// worker can answer for the whole replicator.
+func (e *Engine) reportWorker(ctx context.Context) error {
+	for {
+		if owned := e.acquiredSlots(); len(owned) > 0 || e.phaseIs(dr.ReplicatorCreating) {
+			rep, in, lat := e.stats.rates()
+			rec := workerRecord{V: stateVersion, Slots: owned, Version: e.o.Version, Latency: lat, Throughput: rep, BytesIn: in, AtMs: time.Now().UnixMilli()}
+			if err := e.writeControl(ctx, keyWorker(e.o.Name, e.o.WorkerID), encode(rec)); err != nil && ctx.Err() == nil {
+				e.note("report to the other workers", err)
+			}
+		}
+		if sleep(ctx, workerReport) != nil {
+			return nil
+		}
+	}
+}
+
+func (e *Engine) phaseIs(s dr.ReplicatorState) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.mu.phase == s
+}
+
+// views returns the newest view of every slot that this worker owns.
+func (e *Engine) views() map[int32]*slotView {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := make(map[int32]*slotView, len(e.mu.slots))
+	for n, s := range e.mu.slots {
+		out[n] = s.view.Load()
+	}
+	return out
+}
+
+func (e *Engine) acquiredSlots() []int32 {
+	var out []int32
+	for n, v := range e.views() {
+		if v.owned {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// followEnds keeps the ends of source partitions whose pipelines do not fetch
+// here: halted ones, and those of other workers.
+func (e *Engine) followEnds(ctx context.Context) error {
+	for sleep(ctx, endsInterval) == nil {
+		parts := map[string][]int32{}
+		ids := map[string][16]byte{}
+		m := e.source.meta()
+		for id, v := range e.partitionViews() {
+			if v.status.State == dr.PartitionRunning && v.status.Worker == e.o.WorkerID {
+				continue
+			}
+			if t := m.byName[v.topic]; t != nil && t.id == id.topicID {
+				parts[v.topic] = append(parts[v.topic], id.partition)
+				ids[v.topic] = id.topicID
+			}
+		}
+		if len(parts) == 0 {
+			continue
+		}
+		// What can't be asked now keeps its last value; the metadata shows
+		// that the cluster is out of reach.
+		starts, _ := listMany(ctx, e.sourceControl, parts, -2)
+		ends, _ := listMany(ctx, e.sourceControl, parts, -1)
+		out := map[tp][2]int64{}
+		for topic, list := range ends {
+			for p, end := range list {
+				start, ok := starts[topic][p]
+				if !ok {
+					start = -1
+				}
+				out[tp{ids[topic], p}] = [2]int64{start, end}
+			}
+		}
+		e.mu.Lock()
+		e.mu.ends = out
+		e.mu.Unlock()
+	}
+	return nil
+}
+
+// partitionViews merges what this worker serves with what the state topic says
+// of the rest.
+func (e *Engine) partitionViews() map[tp]partitionView {
+	views := e.views()
+	out := map[tp]partitionView{}
+	for n := range e.slots {
+		if v := views[n]; v != nil && v.owned {
+			for id, p := range v.partitions {
+				out[id] = p
+			}
+			continue
+		}
+		raw := map[string][]byte{}
+		prefix := prefixCheckpoint(e.o.Name)
+		e.targetState.Range(n, prefix, func(k string, b []byte) { raw[k[len(prefix):]] = b })
+		for k, b := range raw {
+			id, err := parseKey(k)
+			if err != nil {
+				continue
+			}
+			if ck, err := decode[checkpoint](b); err == nil {
+				out[id] = ck.view()
+			}
+		}
+	}
+	return out
+}
+
+// view is what a checkpoint shows of a pipeline that another worker serves.
+func (ck checkpoint) view() partitionView {
+	st := dr.PartitionStatus{
+		Partition: ck.Partition, State: dr.PartitionRunning, SourceLogStartOffset: ck.LogStart, SourceEndOffset: ck.HighWater,
+		ReplicatedOffset: ck.Position, TargetEndOffset: ck.TargetEnd,
+	}
+	if ck.Halt != nil {
+		st.State, st.Code, st.Reason = dr.PartitionHalted, ck.Halt.Code, ck.Halt.Reason
+	}
+	return partitionView{topic: ck.Topic, target: ck.Target, status: st}
+}
+
+// workers returns the workers that were heard of lately.
+func (e *Engine) workers() []dr.WorkerStatus {
+	raw := map[string][]byte{}
+	prefix := prefixWorker(e.o.Name)
+	e.targetState.Range(controlPartition, prefix, func(k string, b []byte) { raw[k[len(prefix):]] = b })
+	out := []dr.WorkerStatus{}
+	for id, b := range raw {
+		if id == e.o.WorkerID {
+			continue
+		}
+		r, err := decode[workerRecord](b)
+		if at := time.UnixMilli(r.AtMs); err == nil && time.Since(at) < workerAlive {
+			out = append(out, dr.WorkerStatus{ID: id, Slots: r.Slots, Version: r.Version, SeenAt: at})
+		}
+	}
+	if owned := e.acquiredSlots(); len(owned) > 0 {
+		out = append(out, dr.WorkerStatus{ID: e.o.WorkerID, Slots: owned, Version: e.o.Version, SeenAt: time.Now()})
+	}
+	slices.SortFunc(out, func(a, b dr.WorkerStatus) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// Status returns what is known of the whole replicator. It may be called from
+// any goroutine, before, during and after Run.
+func (e *Engine) Status() dr.ReplicatorStatus {
+	e.mu.Lock()
+	st := dr.ReplicatorStatus{
+		Name: e.o.Name, Source: e.o.Source.Name, Target: e.o.Target.Name, SourceClusterID: e.sourceID, TargetClusterID: e.targetID,
+		State: e.mu.phase, Reason: e.mu.reason, Delivery: "exactly_once", Version: e.o.Version, Workers: []dr.WorkerStatus{}, Topics: []dr.TopicStatus{},
+	}
+	known := e.slots > 0 && e.source != nil && e.source.meta() != nil
+	e.mu.Unlock()
+	if !known || e.targetState.Partitions() == 0 {
+		return st
+	}
+	st.Workers = e.workers()
+	st.Topics = e.topicStatuses()
+	for _, t := range st.Topics {
+		st.MessageLag += t.MessageLag
+	}
+	st.ThroughputBytesPerSecond, st.BytesInPerSecond, st.ReplicationLatencySeconds = e.stats.rates()
+	e.addOthers(&st)
+	e.judgeState(&st)
+	return st
+}
+
+// addOthers adds the rates of the other workers.
+func (e *Engine) addOthers(st *dr.ReplicatorStatus) {
+	for _, w := range st.Workers {
+		if w.ID == e.o.WorkerID {
+			continue
+		}
+		if r := controlRecord[workerRecord](e, keyWorker(e.o.Name, w.ID)); r != nil {
+			st.ThroughputBytesPerSecond += r.Throughput
+			st.BytesInPerSecond += r.BytesIn
+			st.ReplicationLatencySeconds = max(st.ReplicationLatencySeconds, r.Latency)
+		}
+	}
+}
+
+// judgeState decides the state of the replicator and says why.
+func (e *Engine) judgeState(st *dr.ReplicatorStatus) {
+	if st.State == dr.ReplicatorFailed {
+		return
+	}
+	owned := map[int32]bool{}
+	for _, w := range st.Workers {
+		for _, n := range w.Slots {
+			owned[n] = true
+		}
+	}
+	var reasons []string
+	for n, v := range e.views() {
+		if v.reason != "" {
+			reasons = append(reasons, fmt.Sprintf("slot %d: %s", n, v.reason))
+		}
+	}
+	halted := 0
+	for _, t := range st.Topics {
+		if t.State == dr.TopicDegraded || t.State == dr.TopicHalted || t.State == dr.TopicTargetDeleted {
+			halted++
+		}
+	}
+	down := false
+	for _, t := range []*topology{e.source, e.target} {
+		if err, since := t.trouble(); err != nil && time.Since(since) > 2*time.Second {
+			reasons = append(reasons, fmt.Sprintf("cluster %s can't be reached since %s: %v", t.cluster, since.UTC().Format(time.RFC3339), err))
+			down = true
+		}
+	}
+	e.mu.Lock()
+	complete := len(owned) >= int(e.slots)
+	if complete {
+		e.mu.ran = true
+	}
+	ran := e.mu.ran
+	for what, n := range e.mu.notes {
+		if time.Since(n.at) > noteLife {
+			delete(e.mu.notes, what)
+			continue
+		}
+		reasons = append(reasons, n.text)
+	}
+	e.mu.Unlock()
+	switch {
+	case e.paused():
+		st.State = dr.ReplicatorPaused
+	case !complete && !ran:
+		st.State = dr.ReplicatorCreating
+		reasons = append(reasons, fmt.Sprintf("%d of %d slots are taken over", len(owned), e.slots))
+	case !complete:
+		st.State = dr.ReplicatorUpdating
+		reasons = append(reasons, fmt.Sprintf("%d of %d slots are taken over", len(owned), e.slots))
+	case halted > 0 || down:
+		st.State = dr.ReplicatorDegraded
+		if halted > 0 {
+			reasons = append(reasons, fmt.Sprintf("%d of %d topics are halted or have halted partitions", halted, len(st.Topics)))
+		}
+	case e.createdRecord() == nil:
+		st.State = dr.ReplicatorCreating
+		reasons = append(reasons, "the starting positions are not decided yet")
+	default:
+		st.State = dr.ReplicatorRunning
+	}
+	slices.Sort(reasons)
+	st.Reason = strings.Join(reasons, "; ")
+}
+
+// topicStatuses builds the topics from the source's metadata, the pipelines and
+// what the keeper of the topics reports.
+func (e *Engine) topicStatuses() []dr.TopicStatus {
+	m := e.source.meta()
+	topics := map[string]*dr.TopicStatus{}
+	get := func(name string) *dr.TopicStatus {
+		t := topics[name]
+		if t == nil {
+			t = &dr.TopicStatus{Name: name, TargetName: e.o.Naming.Target(name), Partitions: []dr.PartitionStatus{}}
+			topics[name] = t
+		}
+		return t
+	}
+	views := e.partitionViews()
+	e.mu.Lock()
+	ends := e.mu.ends
+	e.mu.Unlock()
+	paused := e.paused()
+	for _, t := range e.selected(m) {
+		st := get(t.name)
+		for p := range t.partitions {
+			id := tp{t.id, int32(p)}
+			v, ok := views[id]
+			if !ok {
+				v.status = dr.PartitionStatus{Partition: int32(p), State: dr.PartitionStarting, SourceLogStartOffset: -1, SourceEndOffset: -1, ReplicatedOffset: -1, TargetEndOffset: -1}
+			}
+			delete(views, id)
+			st.Partitions = append(st.Partitions, finish(v.status, ends[id], paused))
+		}
+	}
+	for id, v := range views { // deleted or re-created at the source
+		if !e.o.Filter.Match(v.topic) {
+			continue
+		}
+		if t := m.byName[v.topic]; t != nil && v.status.State != dr.PartitionHalted {
+			continue
+		} else if t != nil {
+			st := get(v.topic)
+			st.Partitions = slices.DeleteFunc(st.Partitions, func(p dr.PartitionStatus) bool { return p.Partition == id.partition })
+		}
+		st := get(v.topic)
+		st.Partitions = append(st.Partitions, finish(v.status, [2]int64{-1, -1}, paused))
+		if m.byName[v.topic] == nil {
+			st.State, st.Reason = dr.TopicSourceDeleted, "the topic is gone at the source; the target keeps it"
+		}
+	}
+	if e.o.Topics != nil {
+		for _, r := range e.o.Topics() {
+			report(get(r.Name), r)
+		}
+	}
+	out := make([]dr.TopicStatus, 0, len(topics))
+	for _, t := range topics {
+		sumUp(t, paused)
+		out = append(out, *t)
+	}
+	slices.SortFunc(out, func(a, b dr.TopicStatus) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+// finish fills in what only this worker knows of a partition.
+func finish(st dr.PartitionStatus, ends [2]int64, paused bool) dr.PartitionStatus {
+	if ends[1] > st.SourceEndOffset {
+		st.SourceEndOffset = ends[1]
+	}
+	if ends[0] > st.SourceLogStartOffset && ends[1] > 0 {
+		st.SourceLogStartOffset = ends[0]
+	}
+	if st.SourceEndOffset >= 0 {
+		st.MessageLag = max(0, st.SourceEndOffset-max(st.ReplicatedOffset, st.SourceLogStartOffset, 0))
+	}
+	if paused && st.State == dr.PartitionRunning {
+		st.State = dr.PartitionPaused
+	}
+	return st
+}
+
+// report merges what the keeper of the topics says.
+func report(t *dr.TopicStatus, r TopicReport) {
+	t.Drift = r.Drift
+	if r.State == dr.TopicRunning && r.Code == "" {
+		return
+	}
+	t.State, t.Code, t.Reason = r.State, r.Code, r.Reason
+	if r.State == dr.TopicRunning {
+		t.State = "" // the partitions decide; the reason stays visible
+	}
+}
+
+// sumUp derives the topic's state and lag from its partitions.
+func sumUp(t *dr.TopicStatus, paused bool) {
+	slices.SortFunc(t.Partitions, func(a, b dr.PartitionStatus) int { return cmp.Compare(a.Partition, b.Partition) })
+	halted, starting := 0, 0
+	for _, p := range t.Partitions {
+		t.MessageLag += p.MessageLag
+		switch p.State {
+		case dr.PartitionHalted:
+			halted++
+			if t.Reason == "" {
+				t.Code, t.Reason = p.Code, fmt.Sprintf("partition %d: %s", p.Partition, p.Reason)
+			}
+		case dr.PartitionStarting:
+			starting++
+		}
+	}
+	switch {
+	case t.State != "" && t.State != dr.TopicCreating:
+	case halted > 0 && halted == len(t.Partitions):
+		t.State = dr.TopicHalted
+	case halted > 0:
+		t.State = dr.TopicDegraded
+	case paused:
+		t.State = dr.TopicPaused
+	case starting > 0:
+		t.State = dr.TopicCreating
+	default:
+		t.State = dr.TopicRunning
+	}
+}

@@ -1,0 +1,309 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/offsets"
+)
+
+// acquire takes the slot over:
+//
+//  1. a new epoch for the slot's producers (InitProducerId), registered before
+//     first use;
+//  2. a witness, before the fence: what the brokers remember of our producers;
+//  3. the fence: an empty aborted transaction over the slot's state partition
+//     and every partition with possible sends, complete when our own marker
+//     was read in each;
+//  4. the state, up to its marker: what a dead owner wrote before it is in,
+//     and nothing can follow;
+//  5. the position of each partition from the tail up to its marker;
+//  6. the owner record and a checkpoint of each partition at the new epoch,
+//     durable before anything is sent.
+//
+// Pipelines of this worker that have nothing unanswered and no doubt keep what
+// they know: they need no marker.
+func (s *slot) acquire(ctx, io context.Context) error {
+	s.gen++
+	s.box.take()
+	s.stop = &atomic.Bool{}
+	s.touched, s.starting, s.making = map[*pipeline]struct{}{}, map[tp]struct{}{}, map[string]struct{}{}
+	s.seenSource = nil
+	s.state = stateWriter{due: map[*pipeline]struct{}{}}
+	if err := s.e.ready(ctx); err != nil {
+		return err
+	}
+	if !s.e.leaseHolds() {
+		return errLease
+	}
+	if err := s.initProducers(ctx); err != nil {
+		return err
+	}
+	clean := map[tp]*pipeline{}
+	for id, p := range s.pipes {
+		if p.doubt == nil && p.quiet() && p.halt == nil {
+			clean[id] = p
+		}
+	}
+	recs, err := s.fenceAll(ctx, clean)
+	if err != nil {
+		return err
+	}
+	pipes, err := s.position(ctx, recs, clean)
+	if err != nil {
+		return err
+	}
+	s.pipes = pipes
+	s.state.owner = &ownerRecord{V: stateVersion, Worker: s.e.o.WorkerID, Epoch: s.primary.epoch, Version: s.e.o.Version, Digest: s.e.o.Digest, AtMs: time.Now().UnixMilli()}
+	for _, p := range s.pipes {
+		p.wantQuiet, p.dirty = p.keep == nil, true
+		s.state.want(p)
+	}
+	if err := s.flushState(io); err != nil {
+		return fmt.Errorf("write the state of the new epoch: %w", err)
+	}
+	for _, p := range s.pipes {
+		s.startFetch(p)
+	}
+	return nil
+}
+
+// slotRecord is what the state topic says of one partition.
+type slotRecord struct {
+	ck      checkpoint
+	intents []intentRow
+	extents []offsets.Extent
+	fenced  *fencedTail // nil: needed no fence, or could not be fenced
+	missing string      // why it could not be fenced, empty if it was or need not be
+}
+
+// load reads the records of the slot's partitions from the state table.
+func (s *slot) load() (map[tp]*slotRecord, error) {
+	raw := map[string][]byte{}
+	prefix := prefixCheckpoint(s.e.o.Name)
+	s.e.targetState.Range(s.n, prefix, func(k string, v []byte) { raw[k[len(prefix):]] = v })
+	out := make(map[tp]*slotRecord, len(raw))
+	for k, v := range raw {
+		id, err := parseKey(k)
+		if err != nil {
+			return nil, fmt.Errorf("read state: %w", err)
+		}
+		ck, err := decode[checkpoint](v)
+		if err != nil {
+			return nil, fmt.Errorf("read state of %s: %w", k, err)
+		}
+		out[id] = &slotRecord{ck: ck}
+	}
+	return out, nil
+}
+
+// loadRest reads the intents and the offset map of one partition.
+func (s *slot) loadRest(id tp, r *slotRecord) error {
+	var vals [][]byte
+	s.e.targetState.Range(s.n, prefixIntent(s.e.o.Name, id), func(_ string, v []byte) { vals = append(vals, v) })
+	for _, v := range vals {
+		rec, err := decode[intentRecord](v)
+		if err != nil {
+			return fmt.Errorf("read intents of %s: %w", r.ck.Topic, err)
+		}
+		r.intents = append(r.intents, rec.Pieces...)
+	}
+	for n := r.ck.FirstSeg; n < r.ck.NextSeg; n++ {
+		v, ok := s.e.targetState.Get(s.n, keySegment(s.e.o.Name, id, n))
+		if !ok {
+			return fmt.Errorf("read offset map of %s partition %d: segment %d is missing", r.ck.Topic, id.partition, n)
+		}
+		seg, err := decode[segmentRecord](v)
+		if err == nil && seg.N != n {
+			err = fmt.Errorf("segment %d is there instead of %d", seg.N, n)
+		}
+		if err != nil {
+			return fmt.Errorf("read offset map of %s partition %d: %w", r.ck.Topic, id.partition, err)
+		}
+		ext, err := offsets.Decode(seg.Extents)
+		if err != nil {
+			return fmt.Errorf("read offset map of %s partition %d: %w", r.ck.Topic, id.partition, err)
+		}
+		r.extents = append(r.extents, ext...)
+	}
+	return nil
+}
+
+// position rebuilds every pipeline of the slot: clean ones from memory, the
+// others from their records and the target's tail.
+func (s *slot) position(ctx context.Context, recs map[tp]*slotRecord, clean map[tp]*pipeline) (map[tp]*pipeline, error) {
+	out := make(map[tp]*pipeline, len(recs))
+	var work []tp
+	for id := range recs {
+		if p := clean[id]; p != nil {
+			out[id] = s.renew(p)
+			continue
+		}
+		work = append(work, id)
+	}
+	found := make([]*pipeline, len(work))
+	err := parallel(ctx, len(work), 8, func(ctx context.Context, i int) error {
+		p, err := s.recover(ctx, work[i], recs[work[i]])
+		found[i] = p
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, id := range work {
+		if found[i] != nil {
+			out[id] = found[i]
+		}
+	}
+	return out, nil
+}
+
+// renew makes a pipeline for the new epoch out of one whose every request was
+// answered.
+func (s *slot) renew(old *pipeline) *pipeline {
+	p := s.build(old.id, old.topic, old.target, old.targetID, old.maxBytes)
+	p.next, p.last = old.frontier(), old.last
+	p.extents, p.segment, p.fullSegs = old.extents, old.segment, old.fullSegs
+	p.firstSeg, p.nextSeg = old.firstSeg, old.nextSeg
+	p.targetEnd, p.targetEpoch = old.targetEnd, old.targetEpoch
+	p.highWater, p.logStart, p.started, p.mustCheck, p.resolved, p.lastAck = old.highWater, old.logStart, old.started, old.mustCheck, old.resolved, old.lastAck
+	p.beginEpoch(s.primary)
+	return p
+}
+
+// keepRecord leaves the checkpoint in the state topic as it is, apart from the
+// reason why the pipeline stands: it is the evidence that a later takeover or
+// an operator needs.
+func (p *pipeline) keepRecord(ck checkpoint) {
+	p.keep = &ck
+}
+
+// beginEpoch sets the primary lane to sequence 0 at the pipeline's position.
+func (p *pipeline) beginEpoch(prod *producer) {
+	p.lanes = map[*producer]*lane{prod: {pieceSrc: p.next, ackedPieceSrc: p.next, started: true}}
+}
+
+// recover rebuilds a pipeline from its records. Facts that can't be
+// established halt the partition, not the slot.
+func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, error) {
+	if err := s.loadRest(id, r); err != nil {
+		return nil, err
+	}
+	ck := r.ck
+	targetID, err := parseID(ck.TargetID)
+	if err != nil {
+		return nil, fmt.Errorf("read state of %s: %w", ck.Topic, err)
+	}
+	p := s.build(id, ck.Topic, ck.Target, targetID, s.e.limits.maxBytes(ck.Target))
+	p.next, p.last, p.targetEnd, p.targetEpoch = ck.Position, ck.SourceEpoch, ck.TargetEnd, ck.TargetEpoch
+	p.highWater, p.logStart, p.started, p.resolved = ck.HighWater, ck.LogStart, ck.Started, ck.Resolved
+	p.firstSeg, p.nextSeg, p.halt = ck.FirstSeg, ck.NextSeg, ck.Halt
+	if p.segment, err = decodeExtents(ck.Extents); err != nil {
+		return nil, fmt.Errorf("read state of %s: %w", ck.Topic, err)
+	}
+	m, err := offsets.Restore(ck.Floor, append(r.extents, p.segment...))
+	if err != nil {
+		return nil, fmt.Errorf("read offset map of %s partition %d: %w", ck.Topic, id.partition, err)
+	}
+	p.extents = *m
+	p.beginEpoch(s.primary)
+	switch {
+	case r.missing != "":
+		p.waiting = r.missing
+		p.unfenced = true
+		p.keepRecord(ck)
+		s.e.target.refresh()
+		return p, nil
+	case p.halt != nil && p.halt.Code == dr.HaltUnauthorized:
+		p.halt = nil
+	}
+	if r.fenced != nil && r.fenced.marker >= 0 {
+		if err := s.readTail(ctx, p, r); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.resolveHalt(ctx, p); err != nil {
+		return nil, err
+	}
+	p.beginEpoch(s.primary)
+	return p, nil
+}
+
+// readTail moves a pipeline to what the target's log holds.
+func (s *slot) readTail(ctx context.Context, p *pipeline, r *slotRecord) error {
+	if r.fenced.marker < r.ck.TargetEnd {
+		p.stop(dr.HaltTargetTruncated, fmt.Sprintf("target offsets %d to %d were acknowledged and are gone: the log was truncated", r.fenced.marker, r.ck.TargetEnd-1))
+		p.keepRecord(r.ck)
+		return nil
+	}
+	tail := r.fenced.batches
+	for len(tail) > 0 && tail[0].offset < r.ck.TargetEnd {
+		tail = tail[1:]
+	}
+	ours := func(id int64) bool { _, ok := s.ours[id]; return ok }
+	res, err := resolvePosition(r.ck, r.intents, tail, ours, s.e.limits.compacted(p.target))
+	if r.fenced.start > r.ck.TargetEnd && err == nil && len(res.extents) == 0 {
+		// The beginning of the tail is gone (retention, DeleteRecords), and
+		// with it maybe the last batches of ours: ask the broker's memory.
+		res, err = s.byWitness(p, r)
+	}
+	switch {
+	case errors.Is(err, errPosition):
+		p.stop(dr.HaltPosition, err.Error())
+		p.keepRecord(r.ck)
+		return nil
+	case err != nil:
+		return err
+	}
+	for _, e := range res.extents {
+		p.record(e)
+	}
+	if res.position > p.next {
+		s.log.LogAttrs(ctx, slog.LevelInfo, "tail read", slog.String("topic", p.topic), slog.Int("partition", int(p.id.partition)),
+			slog.Int64("checkpoint", p.next), slog.Int64("position", res.position))
+		p.last = -1 // the epoch of a record that was not read by this worker is not known
+	}
+	p.next = res.position
+	p.targetEnd = r.fenced.marker + 1
+	p.doubt = nil
+	return nil
+}
+
+// byWitness uses what the broker remembered before the fence.
+func (s *slot) byWitness(p *pipeline, r *slotRecord) (resume, error) {
+	w, ok := s.witness[tp{p.targetID, p.id.partition}]
+	if !ok {
+		return resume{}, fmt.Errorf("%w: the target lost its records from offset %d on, and no broker remembers our producer", errPosition, r.ck.TargetEnd)
+	}
+	for _, prod := range w {
+		return resolveByWitness(r.ck, r.intents, prod.id, prod.epoch, prod.lastSequence)
+	}
+	return resume{}, fmt.Errorf("%w: the target lost its records from offset %d on, and its leader remembers no producer of ours", errPosition, r.ck.TargetEnd)
+}
+
+// build makes an empty pipeline of this slot.
+func (s *slot) build(id tp, topic, target string, targetID [16]byte, maxBytes int) *pipeline {
+	s.e.nextGen.Add(1)
+	p := newPipeline(pipelineOptions{
+		id: id, topic: topic, target: target, targetID: targetID, maxBytes: maxBytes, codec: s.e.o.Compression,
+		expiry: s.e.limits.producerExpiry(), provenance: s.provenance, assembler: &s.assembler, now: time.Now,
+	})
+	p.gen = s.e.nextGen.Load()
+	return p
+}
+
+// startFetch begins to read the source for a pipeline that may run.
+func (s *slot) startFetch(p *pipeline) {
+	if p.halt != nil || p.unfenced {
+		if p.unfenced && s.retryAt.IsZero() {
+			s.retryAt = time.Now().Add(2 * time.Second)
+		}
+		return
+	}
+	s.e.fetch.start(p.id, p.topic, p.gen, p.next, p.last, func(f fetched) { s.box.put(event{fetched: &f}) })
+}

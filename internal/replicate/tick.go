@@ -1,0 +1,154 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/anabranch/anabranch/internal/dr"
+)
+
+// onTick does what time brings: new pipelines, retries, checkpoints, the view.
+func (s *slot) onTick(io context.Context) {
+	now := time.Now()
+	src, tgt := s.e.source.meta(), s.e.target.meta()
+	for _, p := range s.pipes {
+		s.watch(p, src, tgt)
+		if len(p.ready) > 0 || len(p.queue) > 0 || p.doubt != nil {
+			s.touched[p] = struct{}{}
+		}
+		idle := !p.quiescent && len(p.ready)+len(p.flying)+len(p.queue) == 0 && now.Sub(p.lastAck) > idleQuiescent
+		if idle {
+			p.wantQuiet = true
+		}
+		if p.wantQuiet || p.dirty && !now.Before(p.nextCheck) {
+			s.state.want(p)
+		}
+	}
+	if !s.retryAt.IsZero() && now.After(s.retryAt) && s.retake == nil {
+		s.retryAt = time.Time{}
+		s.retake = fmt.Errorf("%w: partitions that could not be fenced are tried again", errRetake)
+	}
+	s.startNew(io)
+	s.publish(true, "")
+}
+
+// goneAfter is how long a topic must be missing in the metadata to count as
+// deleted.
+const goneAfter = 2 * time.Second
+
+// watch compares a running pipeline with what the metadata now say.
+func (s *slot) watch(p *pipeline, src, tgt *clusterMeta) {
+	if p.halt != nil {
+		s.retryHalt(p)
+		return
+	}
+	switch t := src.byName[p.topic]; {
+	case t == nil:
+		return // deleted at the source: what was fetched is still copied
+	case t.id != p.id.topicID:
+		p.stop(dr.HaltSourceRecreated, fmt.Sprintf("source topic %s was re-created: it had the id %s and now has %s", p.topic, hexID(p.id.topicID), hexID(t.id)))
+	}
+	switch t := tgt.byName[p.target]; {
+	case t == nil:
+		if p.goneAt.IsZero() {
+			p.goneAt = time.Now()
+		} else if time.Since(p.goneAt) > goneAfter { // one broker's view may be old
+			p.stop(dr.HaltTargetDeleted, fmt.Sprintf("target topic %s was deleted; it is not re-created by itself", p.target))
+		}
+	case t.id != p.targetID:
+		p.goneAt = time.Time{}
+		p.stop(dr.HaltTargetRecreated, fmt.Sprintf("target topic %s was re-created: it had the id %s and now has %s", p.target, hexID(p.targetID), hexID(t.id)))
+	}
+	if p.halt != nil {
+		s.touched[p] = struct{}{}
+	}
+}
+
+// retryHalt starts a pipeline again whose halt may clear by itself, and one
+// for which an operator decided.
+func (s *slot) retryHalt(p *pipeline) {
+	if p.halt.Code == dr.HaltUnauthorized && p.quiet() && time.Since(time.UnixMilli(p.halt.AtMs)) > 5*time.Second && s.retake == nil {
+		p.note(errors.New("authorisation is tried again"))
+		p.halt = nil
+		s.retake = fmt.Errorf("%w: %s partition %d: authorisation is tried again", errRetake, p.topic, p.id.partition)
+		return
+	}
+	if r := s.e.resolution(p.id); r != nil && r.ID != p.resolved && s.retake == nil {
+		s.retake = fmt.Errorf("%w: %s partition %d: an operator decided: %s", errRetake, p.topic, p.id.partition, r.Action)
+	}
+}
+
+// fetchTrouble handles what a fetch says besides records.
+func (s *slot) fetchTrouble(p *pipeline, f fetched) {
+	switch {
+	case errors.Is(f.err, errDiverged):
+		p.stop(dr.HaltSourceTruncated, fmt.Sprintf("source offset %d was read, but the log was truncated since (unclean leader election): %v", f.offset-1, f.err))
+	case errors.Is(f.err, kerr.OffsetOutOfRange):
+		s.checkRange(p, f)
+	case errors.Is(f.err, kerr.TopicAuthorizationFailed):
+		p.stop(dr.HaltUnauthorized, fmt.Sprintf("read source topic %s: %v", p.topic, f.err))
+	case errors.Is(f.err, kerr.CorruptMessage):
+		p.stop(dr.HaltCorrupt, fmt.Sprintf("the source broker cannot read offset %d: %v", f.offset, f.err))
+	}
+}
+
+// checkRange asks the source which offsets exist and halts with the exact
+// range that is missing.
+func (s *slot) checkRange(p *pipeline, f fetched) {
+	if p.asking {
+		return
+	}
+	p.asking = true
+	gen, id, topic := p.gen, p.id, p.topic
+	s.e.background(func(ctx context.Context) {
+		start, end, err := s.e.sourceRange(ctx, topic, id.partition)
+		s.box.put(event{call: func() {
+			if s.pipes[id] != p || p.gen != gen {
+				return
+			}
+			p.asking = false
+			switch {
+			case err != nil:
+				p.waiting = fmt.Sprintf("read the offsets of source topic %s: %v", topic, err)
+			case f.offset < start:
+				p.logStart = start
+				p.stop(dr.HaltRetention, fmt.Sprintf("source offsets %d to %d (%d records at most) were deleted (retention or DeleteRecords) before they were copied", f.offset, start-1, start-f.offset))
+			case f.offset > end:
+				p.highWater = end
+				p.stop(dr.HaltSourceTruncated, fmt.Sprintf("source offsets %d to %d were read and are gone: the log now ends at %d", end, f.offset-1, end))
+			}
+			s.touched[p] = struct{}{}
+		}})
+	})
+}
+
+// publish makes the slot's view.
+func (s *slot) publish(owned bool, reason string) {
+	v := &slotView{owned: owned, reason: reason, partitions: make(map[tp]partitionView, len(s.pipes))}
+	for id, p := range s.pipes {
+		v.partitions[id] = partitionView{topic: p.topic, target: p.target, status: p.status(s.e.o.WorkerID)}
+	}
+	s.view.Store(v)
+}
+
+// status is what the API shows of a pipeline.
+func (p *pipeline) status(worker string) dr.PartitionStatus {
+	st := dr.PartitionStatus{
+		Partition: p.id.partition, State: dr.PartitionRunning, SourceLogStartOffset: p.logStart, SourceEndOffset: p.highWater,
+		ReplicatedOffset: p.frontier(), TargetEndOffset: p.targetEnd, Worker: worker,
+	}
+	switch {
+	case p.halt != nil:
+		st.State, st.Code, st.Reason = dr.PartitionHalted, p.halt.Code, p.halt.Reason
+	case p.waiting != "":
+		st.State, st.Reason = dr.PartitionWaiting, p.waiting
+	}
+	if st.SourceEndOffset >= 0 {
+		st.MessageLag = max(0, st.SourceEndOffset-max(st.ReplicatedOffset, 0))
+	}
+	return st
+}

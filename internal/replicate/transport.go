@@ -1,0 +1,134 @@
+package replicate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// orderedProduce is a produce request that says when it is on the wire. kgo
+// gives no order to concurrent requests of one broker, but it serializes a
+// request in the single writer of that broker: after wrote is closed, the next
+// request for the same broker is written behind this one.
+//
+// The wrapper also escapes kgo's rewriting of the acks of a plain
+// *kmsg.ProduceRequest.
+type orderedProduce struct {
+	*kmsg.ProduceRequest
+	size  int // bytes of all batches, to grow the buffer once
+	once  sync.Once
+	wrote chan struct{}
+}
+
+// AppendTo may be called again on a reconnect, so it changes nothing but wrote.
+func (r *orderedProduce) AppendTo(dst []byte) []byte {
+	dst = slices.Grow(dst, r.size)
+	dst = r.ProduceRequest.AppendTo(dst)
+	r.once.Do(func() { close(r.wrote) })
+	return dst
+}
+
+// produceTimeout is how long a broker may wait for its in-sync replicas. The
+// client closes the connection some time after it without an answer.
+const produceTimeout = 5 * time.Second
+
+// outBatch is one batch on its way to one partition of the target.
+type outBatch struct {
+	topic     string
+	topicID   [16]byte
+	partition int32
+	bytes     []byte
+}
+
+// newProduce builds a produce request of batches, which must be of different
+// partitions: a broker takes one batch per partition and request.
+func newProduce(batches []outBatch) *orderedProduce {
+	req := kmsg.NewPtrProduceRequest()
+	req.Acks, req.TimeoutMillis = -1, int32(produceTimeout/time.Millisecond)
+	index := map[[16]byte]int{}
+	size := 256
+	for _, b := range batches {
+		i, ok := index[b.topicID]
+		if !ok {
+			t := kmsg.NewProduceRequestTopic()
+			t.Topic, t.TopicID = b.topic, b.topicID
+			i = len(req.Topics)
+			req.Topics = append(req.Topics, t)
+			index[b.topicID] = i
+			size += len(b.topic) + 32
+		}
+		p := kmsg.NewProduceRequestTopicPartition()
+		p.Partition, p.Records = b.partition, b.bytes
+		req.Topics[i].Partitions = append(req.Topics[i].Partitions, p)
+		size += len(b.bytes) + 32
+	}
+	return &orderedProduce{ProduceRequest: req, size: size, wrote: make(chan struct{})}
+}
+
+// tp names a partition by topic id: what a name means can change, an id can't.
+type tp struct {
+	topicID   [16]byte
+	partition int32
+}
+
+// produceAnswer is what a broker said about one batch.
+type produceAnswer struct {
+	code       int16
+	message    string
+	baseOffset int64
+}
+
+// produce sends a request to one broker and calls done once with the answers
+// by topic id (by name where the broker's version has no ids) or an error that
+// makes all of its batches ambiguous. It returns once the request is on the
+// wire or has failed, so that callers keep their order.
+func produce(ctx context.Context, cl *kgo.Client, node int32, req *orderedProduce, done func(map[tp]produceAnswer, time.Duration, error)) {
+	ended := make(chan struct{})
+	names := make(map[string][16]byte, len(req.Topics))
+	for _, t := range req.Topics {
+		names[t.Topic] = t.TopicID
+	}
+	go func() {
+		defer close(ended)
+		resp, err := cl.Broker(int(node)).Request(ctx, req)
+		if err != nil {
+			done(nil, 0, err)
+			return
+		}
+		pr, ok := resp.(*kmsg.ProduceResponse)
+		if !ok {
+			done(nil, 0, fmt.Errorf("produce: unexpected answer %T", resp))
+			return
+		}
+		out := make(map[tp]produceAnswer, len(req.Topics))
+		for _, t := range pr.Topics {
+			id := t.TopicID
+			if id == ([16]byte{}) {
+				id = names[t.Topic]
+			}
+			for _, p := range t.Partitions {
+				a := produceAnswer{code: p.ErrorCode, baseOffset: p.BaseOffset}
+				if p.ErrorMessage != nil {
+					a.message = *p.ErrorMessage
+				}
+				for _, r := range p.ErrorRecords {
+					if r.ErrorMessage != nil {
+						a.message += fmt.Sprintf(" (record %d: %s)", r.RelativeOffset, *r.ErrorMessage)
+						break
+					}
+				}
+				out[tp{id, p.Partition}] = a
+			}
+		}
+		done(out, time.Duration(pr.ThrottleMillis)*time.Millisecond, nil)
+	}()
+	select {
+	case <-req.wrote:
+	case <-ended:
+	}
+}
