@@ -263,6 +263,45 @@ func TestTLSServesTheNewCertificateAfterARenewal(t *testing.T) {
 	}
 }
 
+func TestEventsComeOverHTTP2Too(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "c.pem"), filepath.Join(dir, "k.pem")
+	roots := x509.NewCertPool()
+	roots.AddCert(writeCert(t, certFile, keyFile, 1))
+	addr, _, stop := run(t, Options{CertFile: certFile, KeyFile: keyFile, Token: "secret", Events: 20 * time.Millisecond})
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}, ForceAttemptHTTP2: true}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+addr+base+"/back/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer secret")
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.ProtoMajor != 2 || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s", resp.Proto, resp.Status)
+	}
+	lines, n := bufio.NewScanner(resp.Body), 0
+	for n < 10 && lines.Scan() {
+		if strings.HasPrefix(lines.Text(), "data: ") {
+			n++
+		}
+	}
+	if n != 10 {
+		t.Errorf("%d events: %v", n, lines.Err())
+	}
+	start := time.Now()
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > stopTimeout/2 {
+		t.Errorf("stopping took %v", took)
+	}
+}
+
 func TestRunFailsWithoutItsCertificate(t *testing.T) {
 	s, _ := newServer(t, Options{Listen: "127.0.0.1:0", CertFile: "no.pem", KeyFile: "no.pem"})
 	if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "certificate") {
