@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kstate"
 )
 
@@ -134,7 +135,7 @@ func (s *slot) fenceAll(ctx context.Context, clean map[tp]*pipeline) (map[tp]*sl
 		return nil, fmt.Errorf("read state: %w", err)
 	}
 	fenced := map[tp]fencedTail{}
-	missing := map[tp]string{}
+	missing := map[tp]*unfenced{}
 	s.witness = map[tp][]producerState{}
 	first := true
 	for {
@@ -144,7 +145,7 @@ func (s *slot) fenceAll(ctx context.Context, clean map[tp]*pipeline) (map[tp]*sl
 		}
 		var todo []tp
 		for id, r := range recs {
-			if _, done := fenced[id]; done || missing[id] != "" || clean[id] != nil || r.ck.Quiescent {
+			if _, done := fenced[id]; done || missing[id] != nil || clean[id] != nil || r.ck.Quiescent {
 				continue
 			}
 			todo = append(todo, id)
@@ -166,7 +167,7 @@ func (s *slot) fenceAll(ctx context.Context, clean map[tp]*pipeline) (map[tp]*sl
 }
 
 // fenceSome fences the state partition and some others.
-func (s *slot) fenceSome(ctx context.Context, todo []tp, recs map[tp]*slotRecord, fenced map[tp]fencedTail, missing map[tp]string) error {
+func (s *slot) fenceSome(ctx context.Context, todo []tp, recs map[tp]*slotRecord, fenced map[tp]fencedTail, missing map[tp]*unfenced) error {
 	meta := s.e.target.meta()
 	var ask []fenceTarget
 	for _, id := range todo {
@@ -181,7 +182,7 @@ func (s *slot) fenceSome(ctx context.Context, todo []tp, recs map[tp]*slotRecord
 			continue
 		}
 		if int(id.partition) >= len(t.partitions) || t.partitions[id.partition].leader < 0 {
-			missing[id] = "the target partition has no leader and could not be fenced"
+			missing[id] = &unfenced{reason: "the target partition has no leader and could not be fenced"}
 			continue
 		}
 		ask = append(ask, fenceTarget{id: id, topic: t.name, topicID: targetID, from: max(ck.TargetEnd, 0), leader: t.partitions[id.partition].leader})
@@ -189,16 +190,21 @@ func (s *slot) fenceSome(ctx context.Context, todo []tp, recs map[tp]*slotRecord
 	if err := s.e.describeProducers(ctx, ask, s.ours, s.witness); err != nil {
 		return err
 	}
+	refused := map[tp]error{}
 	for _, prod := range s.producers {
 		rest := ask
 		for first := true; first || len(rest) > 0; first = false {
 			n := min(fenceChunk, len(rest))
-			if err := s.fence(ctx, prod, rest[:n]); err != nil {
+			if err := s.fence(ctx, prod, rest[:n], refused); err != nil {
 				return fmt.Errorf("fence: %w", err)
 			}
 			rest = rest[n:]
 		}
 	}
+	for id, err := range refused {
+		missing[id] = halted(err)
+	}
+	ask = slices.DeleteFunc(ask, func(t fenceTarget) bool { return refused[t.id] != nil })
 	if _, err := s.e.targetState.WaitMarker(ctx, s.n, s.primary.id, s.primary.epoch); err != nil {
 		return err
 	}
@@ -212,6 +218,17 @@ type fencedTail struct {
 	batches []tailBatch
 }
 
+// unfenced is why a partition could not be fenced. Nothing is done with it
+// until it can.
+type unfenced struct {
+	code   dr.HaltCode // empty: it waits, and is tried again by itself
+	reason string
+}
+
+func halted(err error) *unfenced {
+	return &unfenced{code: dr.HaltUnauthorized, reason: err.Error()}
+}
+
 type fenceTarget struct {
 	id      tp
 	topic   string
@@ -223,36 +240,30 @@ type fenceTarget struct {
 // fence runs one empty aborted transaction. The protocol versions are pinned by
 // the control client: AddPartitionsToTxn 3 and EndTxn 4 behave the same on all
 // brokers, from EndTxn 5 on the marker carries another epoch (KIP-890).
-func (s *slot) fence(ctx context.Context, prod *producer, parts []fenceTarget) error {
-	req := kmsg.NewPtrAddPartitionsToTxnRequest()
-	req.TransactionalID, req.ProducerID, req.ProducerEpoch = prod.txn, prod.id, prod.epoch
-	add := func(topic string, p int32) {
-		i := slices.IndexFunc(req.Topics, func(t kmsg.AddPartitionsToTxnRequestTopic) bool { return t.Topic == topic })
-		if i < 0 {
-			t := kmsg.NewAddPartitionsToTxnRequestTopic()
-			t.Topic = topic
-			req.Topics = append(req.Topics, t)
-			i = len(req.Topics) - 1
-		}
-		req.Topics[i].Partitions = append(req.Topics[i].Partitions, p)
-	}
-	add(kstate.Topic, s.n)
-	for _, p := range parts {
-		add(p.topic, p.id.partition)
-	}
+// Partitions that the principal may not write or that are gone are put into
+// refused; they do not keep the others from being fenced.
+func (s *slot) fence(ctx context.Context, prod *producer, parts []fenceTarget, refused map[tp]error) error {
 	if err := retryTxn(ctx, func() error {
-		resp, err := req.RequestWith(ctx, s.e.control)
+		resp, err := s.fenceRequest(prod, parts, refused).RequestWith(ctx, s.e.control)
 		if err != nil {
 			return err
 		}
+		var first error
 		for _, t := range resp.Topics {
 			for _, p := range t.Partitions {
-				if err := kerr.ErrorForCode(p.ErrorCode); err != nil && !errors.Is(err, kerr.OperationNotAttempted) {
-					return fmt.Errorf("add %s partition %d to the transaction: %w", t.Topic, p.Partition, err)
+				err := kerr.ErrorForCode(p.ErrorCode)
+				if err == nil || errors.Is(err, kerr.OperationNotAttempted) {
+					continue
 				}
+				i := slices.IndexFunc(parts, func(f fenceTarget) bool { return f.topic == t.Topic && f.id.partition == p.Partition })
+				if i >= 0 && errors.Is(err, kerr.TopicAuthorizationFailed) {
+					refused[parts[i].id] = fmt.Errorf("write target topic %s: %w", t.Topic, err)
+					err = kerr.ConcurrentTransactions // again, without it
+				}
+				first = fmt.Errorf("add %s partition %d to the transaction: %w", t.Topic, p.Partition, err)
 			}
 		}
-		return nil
+		return first
 	}); err != nil {
 		return err
 	}
@@ -270,6 +281,29 @@ func (s *slot) fence(ctx context.Context, prod *producer, parts []fenceTarget) e
 	})
 }
 
+// fenceRequest adds the slot's state partition and the others to a transaction.
+func (s *slot) fenceRequest(prod *producer, parts []fenceTarget, refused map[tp]error) *kmsg.AddPartitionsToTxnRequest {
+	req := kmsg.NewPtrAddPartitionsToTxnRequest()
+	req.TransactionalID, req.ProducerID, req.ProducerEpoch = prod.txn, prod.id, prod.epoch
+	add := func(topic string, p int32) {
+		i := slices.IndexFunc(req.Topics, func(t kmsg.AddPartitionsToTxnRequestTopic) bool { return t.Topic == topic })
+		if i < 0 {
+			t := kmsg.NewAddPartitionsToTxnRequestTopic()
+			t.Topic = topic
+			req.Topics = append(req.Topics, t)
+			i = len(req.Topics) - 1
+		}
+		req.Topics[i].Partitions = append(req.Topics[i].Partitions, p)
+	}
+	add(kstate.Topic, s.n)
+	for _, p := range parts {
+		if refused[p.id] == nil {
+			add(p.topic, p.id.partition)
+		}
+	}
+	return req
+}
+
 // retryTxn repeats what the coordinator asks to repeat, for up to fenceWait.
 func retryTxn(ctx context.Context, fn func() error) error {
 	limit := time.Now().Add(fenceWait)
@@ -285,7 +319,7 @@ func retryTxn(ctx context.Context, fn func() error) error {
 }
 
 // waitMarkers reads each partition until our marker is in it.
-func (s *slot) waitMarkers(ctx context.Context, ask []fenceTarget, fenced map[tp]fencedTail, missing map[tp]string) error {
+func (s *slot) waitMarkers(ctx context.Context, ask []fenceTarget, fenced map[tp]fencedTail, missing map[tp]*unfenced) error {
 	at := make([]fencedTail, len(ask))
 	why := make([]string, len(ask))
 	err := parallel(ctx, len(ask), 8, func(ctx context.Context, i int) error {
@@ -307,7 +341,7 @@ func (s *slot) waitMarkers(ctx context.Context, ask []fenceTarget, fenced map[tp
 	}
 	for i, a := range ask {
 		if why[i] != "" {
-			missing[a.id] = why[i]
+			missing[a.id] = &unfenced{reason: why[i]}
 			continue
 		}
 		fenced[a.id] = at[i]

@@ -223,3 +223,29 @@ func (e *Engine) describeProducers(ctx context.Context, ask []fenceTarget, ours 
 	}
 	return nil
 }
+
+// epochEnd returns the end offset of a leader epoch in a partition's log
+// (OffsetForLeaderEpoch), -1 when the leader does not know the epoch.
+func epochEnd(ctx context.Context, cl *kgo.Client, pm partMeta, topic string, part, epoch int32) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	rp := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
+	rp.Partition, rp.CurrentLeaderEpoch, rp.LeaderEpoch = part, pm.leaderEpoch, epoch
+	rt := kmsg.NewOffsetForLeaderEpochRequestTopic()
+	rt.Topic, rt.Partitions = topic, append(rt.Partitions, rp)
+	req := kmsg.NewPtrOffsetForLeaderEpochRequest()
+	req.ReplicaID, req.Topics = -1, append(req.Topics, rt)
+	resp, err := cl.Broker(int(pm.leader)).RetriableRequest(ctx, req)
+	if err != nil {
+		return 0, fmt.Errorf("end of leader epoch %d of topic %s partition %d: %w", epoch, topic, part, err)
+	}
+	for _, t := range resp.(*kmsg.OffsetForLeaderEpochResponse).Topics {
+		for _, p := range t.Partitions {
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+				return 0, fmt.Errorf("end of leader epoch %d of topic %s partition %d: %w", epoch, topic, part, err)
+			}
+			return p.EndOffset, nil
+		}
+	}
+	return -1, nil
+}

@@ -80,7 +80,12 @@ type item struct {
 	newest   int64       // maximum timestamp, ms
 	held     int64       // source bytes
 	stamped  bool
-	sentAt   time.Time
+	owned    bool // bytes were assembled here, not fetched
+
+	answer  produceAnswer // what the broker said, once told
+	sendErr error
+	told    bool
+	judged  bool
 }
 
 // pchunk is what one fetch brought.
@@ -129,6 +134,7 @@ type pipeline struct {
 
 	targetEnd   int64
 	targetEpoch int32
+	epochAsked  int32 // target leader epoch that is being looked into
 	highWater   int64
 	logStart    int64
 	halt        *haltRecord
@@ -160,7 +166,7 @@ type ringEntry struct {
 }
 
 func newPipeline(o pipelineOptions) *pipeline {
-	return &pipeline{pipelineOptions: o, lanes: map[*producer]*lane{}, last: -1, targetEnd: -1, targetEpoch: -1, highWater: -1, logStart: -1, blocked: -1}
+	return &pipeline{pipelineOptions: o, lanes: map[*producer]*lane{}, last: -1, targetEnd: -1, targetEpoch: -1, epochAsked: -1, highWater: -1, logStart: -1, blocked: -1}
 }
 
 // frontier is the source offset below which everything is acknowledged on the
@@ -389,7 +395,7 @@ func (p *pipeline) make(inputs []kbatch.Input, prod *producer, pass bool, from, 
 	p.assembler.Codec, p.assembler.MaxBytes, p.assembler.TargetBytes = p.codec, p.maxBytes, min(mergeTarget, p.maxBytes)
 	outs, err := p.assembler.Assemble(inputs)
 	for i, o := range outs {
-		it := &item{bytes: o.Batch, count: o.Count, pieces: o.Pieces, from: from, producer: prod, newest: o.MaxTimestamp}
+		it := &item{bytes: o.Batch, count: o.Count, pieces: o.Pieces, from: from, producer: prod, newest: o.MaxTimestamp, owned: true}
 		if i == len(outs)-1 {
 			it.held = held
 		}
@@ -469,7 +475,6 @@ func (p *pipeline) sendable() *item {
 	}
 	p.ready = p.ready[1:]
 	p.flying = append(p.flying, it)
-	it.sentAt = p.now()
 	return it
 }
 
@@ -479,31 +484,33 @@ func (p *pipeline) old(it *item) bool {
 	return it.newest < p.now().Add(-p.expiry/2).UnixMilli()
 }
 
-// answered takes the broker's answer for a flying item. It returns the bytes
-// that are no longer held. Items are answered in the order in which they flew.
-func (p *pipeline) answered(it *item, a produceAnswer, sendErr error) (released int64) {
-	if len(p.flying) == 0 || p.flying[0] != it && p.doubt == nil && !p.stalled {
-		p.doubt = fmt.Errorf("answers came out of order")
+// answered takes the broker's answer for a flying item and returns the bytes
+// that are no longer held. Answers of two requests may be told in any order;
+// they are judged in the order in which the items flew.
+func (p *pipeline) answered(it *item, a produceAnswer, sendErr error) (acked []*item) {
+	it.answer, it.sendErr, it.told = a, sendErr, true
+	for {
+		i := slices.IndexFunc(p.flying, func(f *item) bool { return !f.judged })
+		if i < 0 || !p.flying[i].told {
+			break
+		}
+		next := p.flying[i]
+		next.judged = true
+		switch out := p.judge(next, next.answer, next.sendErr); {
+		case out == outcomeWritten && (p.stalled || p.doubt != nil):
+			// An earlier one failed and this one was taken all the same: what
+			// the log holds must be read.
+			p.note(errors.New("the target took a batch behind one that it refused"))
+		case out == outcomeWritten:
+			p.flying = p.flying[1:]
+			p.acknowledge(next, next.answer.baseOffset)
+			acked = append(acked, next)
+		case out == outcomeRefused:
+			p.stalled = true
+		}
 	}
-	out := p.judge(it, a, sendErr)
-	if out == outcomeWritten && (p.stalled || p.doubt != nil) {
-		// An earlier one failed and this one was taken all the same: what the
-		// log holds must be read.
-		p.note(fmt.Errorf("the target took a batch behind one that it refused"))
-		out = outcomeOpen
-	}
-	switch out {
-	case outcomeWritten:
-		p.flying = p.flying[1:]
-		p.acknowledge(it, a.baseOffset)
-		return it.held
-	case outcomeRefused:
-		p.stalled = true
-	case outcomeOpen: // judge noted why
-	}
-	it.sentAt = time.Time{} // answered
 	p.settle()
-	return 0
+	return acked
 }
 
 func (p *pipeline) note(err error) {
@@ -512,19 +519,18 @@ func (p *pipeline) note(err error) {
 	}
 }
 
-// settle puts refused items back, in order, once all are answered.
+// settle puts refused items back, in order, once all are judged.
 func (p *pipeline) settle() {
+	if !p.stalled || p.doubt != nil || p.halt != nil || !p.quiet() {
+		return
+	}
 	for _, it := range p.flying {
-		if !it.sentAt.IsZero() {
-			return
-		}
+		it.told, it.judged = false, false
 	}
-	if p.doubt == nil && p.halt == nil && p.stalled {
-		p.ready = append(p.flying, p.ready...)
-		p.flying, p.stalled = nil, false
-		p.backoff = min(2*time.Second, max(50*time.Millisecond, 2*p.backoff))
-		p.retryAt = p.now().Add(p.backoff)
-	}
+	p.ready = append(p.flying, p.ready...)
+	p.flying, p.stalled = nil, false
+	p.backoff = min(2*time.Second, max(50*time.Millisecond, 2*p.backoff))
+	p.retryAt = p.now().Add(p.backoff)
 }
 
 // rewind forgets what was fetched and not sent: it will be fetched again.
@@ -535,14 +541,9 @@ func (p *pipeline) rewind() {
 	p.queue, p.ready, p.unsaved, p.unsavedTo = nil, nil, nil, p.durable
 }
 
-// quiet reports whether no request is unanswered.
+// quiet reports whether every answer that is due was judged.
 func (p *pipeline) quiet() bool {
-	for _, it := range p.flying {
-		if !it.sentAt.IsZero() {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(p.flying, func(it *item) bool { return !it.judged })
 }
 
 // acknowledge records that an item is on the target at base.

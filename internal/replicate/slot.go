@@ -92,7 +92,8 @@ type slot struct {
 	scanAgain              time.Time
 	assembler              kbatch.Assembler
 
-	view atomic.Pointer[slotView]
+	published time.Time
+	view      atomic.Pointer[slotView]
 }
 
 // slotView is what others may know of a slot. It is immutable.
@@ -210,18 +211,12 @@ func (s *slot) handle() {
 }
 
 func (s *slot) answered(p *pipeline, e event) {
-	if errors.Is(e.err, errNotSent) {
-		e.item.sentAt = time.Time{}
-		p.note(errNotSent)
-		return
-	}
-	acked := len(p.flying)
-	n := p.answered(e.item, e.answer, e.err)
-	if n > 0 {
-		s.e.fetch.release(p.id, p.gen, n)
-	}
-	if len(p.flying) < acked {
-		s.e.stats.replicated(e.item)
+	for _, it := range p.answered(e.item, e.answer, e.err) {
+		s.e.fetch.release(p.id, p.gen, it.held)
+		s.e.stats.replicated(it)
+		if it.owned {
+			kbatch.Recycle(it.bytes)
+		}
 	}
 	if p.stalled || p.waiting != "" {
 		s.e.target.refresh()

@@ -202,10 +202,7 @@ func (s *slot) resolveHalt(ctx context.Context, p *pipeline) error {
 	case dr.ResolveStartAt:
 		p.next = min(max(r.Offset, start), end)
 	case dr.ResolveContinue:
-		p.next = min(max(p.next, start), end)
-		if p.halt.Code == dr.HaltCorrupt || p.halt.Code == dr.HaltTooLarge || p.halt.Code == dr.HaltRefused {
-			p.next = min(p.next+1, end)
-		}
+		p.next = min(max(p.next, start), end) // accepts what is gone, and tries again what was refused
 	case dr.ResolveRestart:
 		p.next = start
 	default:

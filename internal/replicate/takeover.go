@@ -33,7 +33,7 @@ func (s *slot) acquire(ctx, io context.Context) error {
 	s.box.take()
 	s.stop = &atomic.Bool{}
 	s.touched, s.starting, s.making = map[*pipeline]struct{}{}, map[tp]struct{}{}, map[string]struct{}{}
-	s.seenSource = nil
+	s.seenSource, s.retake, s.draining = nil, nil, false
 	s.state = stateWriter{due: map[*pipeline]struct{}{}}
 	if err := s.e.ready(ctx); err != nil {
 		return err
@@ -79,7 +79,7 @@ type slotRecord struct {
 	intents []intentRow
 	extents []offsets.Extent
 	fenced  *fencedTail // nil: needed no fence, or could not be fenced
-	missing string      // why it could not be fenced, empty if it was or need not be
+	missing *unfenced   // nil: it was fenced, or need not be
 }
 
 // load reads the records of the slot's partitions from the state table.
@@ -213,9 +213,11 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 	p.extents = *m
 	p.beginEpoch(s.primary)
 	switch {
-	case r.missing != "":
-		p.waiting = r.missing
-		p.unfenced = true
+	case r.missing != nil:
+		p.waiting, p.unfenced = r.missing.reason, true
+		if r.missing.code != "" {
+			p.stop(r.missing.code, r.missing.reason)
+		}
 		p.keepRecord(ck)
 		s.e.target.refresh()
 		return p, nil

@@ -28,12 +28,29 @@ func (s *slot) onTick(io context.Context) {
 			s.state.want(p)
 		}
 	}
-	if !s.retryAt.IsZero() && now.After(s.retryAt) && s.retake == nil {
-		s.retryAt = time.Time{}
-		s.retake = fmt.Errorf("%w: partitions that could not be fenced are tried again", errRetake)
+	if !s.retryAt.IsZero() && now.After(s.retryAt) {
+		s.retryUnfenced(tgt)
 	}
 	s.startNew(io)
-	s.publish(true, "")
+	if now.Sub(s.published) >= publishEvery {
+		s.publish(true, "")
+	}
+}
+
+// publishEvery is how often the slot's view is made anew.
+const publishEvery = 200 * time.Millisecond
+
+// retryUnfenced takes the slot over again when a partition that could not be
+// fenced has a leader now.
+func (s *slot) retryUnfenced(tgt *clusterMeta) {
+	s.retryAt = time.Now().Add(2 * time.Second)
+	for _, p := range s.pipes {
+		pm, ok := tgt.partition(p.targetID, p.id.partition)
+		if p.unfenced && ok && pm.leader >= 0 && s.retake == nil {
+			s.retryAt = time.Time{}
+			s.retake = fmt.Errorf("%w: %s partition %d could not be fenced before", errRetake, p.topic, p.id.partition)
+		}
+	}
 }
 
 // goneAfter is how long a topic must be missing in the metadata to count as
@@ -65,7 +82,40 @@ func (s *slot) watch(p *pipeline, src, tgt *clusterMeta) {
 	}
 	if p.halt != nil {
 		s.touched[p] = struct{}{}
+		return
 	}
+	s.watchTarget(p, tgt)
+}
+
+// watchTarget asks, whenever the target partition has a new leader, whether its
+// log still holds what was acknowledged: an unclean election may have cut it.
+func (s *slot) watchTarget(p *pipeline, tgt *clusterMeta) {
+	pm, ok := tgt.partition(p.targetID, p.id.partition)
+	if !ok || pm.leader < 0 || pm.leaderEpoch < 0 || pm.leaderEpoch == p.targetEpoch || p.epochAsked == pm.leaderEpoch {
+		return
+	}
+	if p.targetEpoch < 0 || p.targetEnd <= 0 {
+		p.targetEpoch = pm.leaderEpoch
+		return
+	}
+	p.epochAsked = pm.leaderEpoch
+	gen, end, epoch := p.gen, p.targetEnd, p.targetEpoch
+	s.e.background(func(ctx context.Context) {
+		held, err := epochEnd(ctx, s.e.control, pm, p.target, p.id.partition, epoch)
+		s.box.put(event{call: func() {
+			switch {
+			case s.pipes[p.id] != p || p.gen != gen:
+			case err != nil:
+				p.epochAsked = -1 // ask again
+			case held >= 0 && held < end:
+				p.stop(dr.HaltTargetTruncated, fmt.Sprintf("target offsets %d to %d were acknowledged in leader epoch %d and are gone: the log was truncated (unclean leader election)", held, end-1, epoch))
+				p.note(errors.New("the target log was truncated"))
+			default:
+				p.targetEpoch = pm.leaderEpoch
+			}
+			s.touched[p] = struct{}{}
+		}})
+	})
 }
 
 // retryHalt starts a pipeline again whose halt may clear by itself, and one
@@ -120,6 +170,8 @@ func (s *slot) checkRange(p *pipeline, f fetched) {
 			case f.offset > end:
 				p.highWater = end
 				p.stop(dr.HaltSourceTruncated, fmt.Sprintf("source offsets %d to %d were read and are gone: the log now ends at %d", end, f.offset-1, end))
+			default: // the offset exists; the leader no longer knows the epoch of the record before it
+				s.e.fetch.start(id, topic, gen, f.offset, -1, func(f fetched) { s.box.put(event{fetched: &f}) })
 			}
 			s.touched[p] = struct{}{}
 		}})
@@ -128,6 +180,7 @@ func (s *slot) checkRange(p *pipeline, f fetched) {
 
 // publish makes the slot's view.
 func (s *slot) publish(owned bool, reason string) {
+	s.published = time.Now()
 	v := &slotView{owned: owned, reason: reason, partitions: make(map[tp]partitionView, len(s.pipes))}
 	for id, p := range s.pipes {
 		v.partitions[id] = partitionView{topic: p.topic, target: p.target, status: p.status(s.e.o.WorkerID)}
@@ -146,6 +199,8 @@ func (p *pipeline) status(worker string) dr.PartitionStatus {
 		st.State, st.Code, st.Reason = dr.PartitionHalted, p.halt.Code, p.halt.Reason
 	case p.waiting != "":
 		st.State, st.Reason = dr.PartitionWaiting, p.waiting
+	case p.highWater < 0: // not fetched yet: a lag of zero would be a guess
+		st.State = dr.PartitionStarting
 	}
 	if st.SourceEndOffset >= 0 {
 		st.MessageLag = max(0, st.SourceEndOffset-max(st.ReplicatedOffset, 0))

@@ -1,0 +1,235 @@
+package replicate_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/kstate"
+	"github.com/anabranch/anabranch/internal/ktest"
+	"github.com/anabranch/anabranch/internal/mirror"
+	"github.com/anabranch/anabranch/internal/replicate"
+)
+
+// endpoint makes an Endpoint of a test cluster.
+func endpoint(name string, b ktest.Broker) replicate.Endpoint {
+	return replicate.Endpoint{Name: name, Dial: func(opts ...kgo.Opt) (*kgo.Client, error) {
+		return kgo.NewClient(append(b.ClientOptions(), opts...)...)
+	}}
+}
+
+// ledger keeps mirror's memory in the engine's state topic.
+type ledger struct{ e *replicate.Engine }
+
+func (l ledger) entry(r replicate.TopicRecord) (mirror.Entry, bool) {
+	var e mirror.Entry
+	if err := json.Unmarshal(r.Entry, &e); err != nil {
+		return e, false
+	}
+	return e, true
+}
+
+func (l ledger) Lookup(id [16]byte) (mirror.Entry, bool) {
+	r, ok := l.e.LookupTopic(id)
+	if !ok {
+		return mirror.Entry{}, false
+	}
+	return l.entry(r)
+}
+
+func (l ledger) Record(ctx context.Context, en mirror.Entry) error {
+	b, err := json.Marshal(en)
+	if err != nil {
+		return err
+	}
+	return l.e.RecordTopic(ctx, replicate.TopicRecord{SourceID: en.SourceTopicID, TargetID: en.TargetTopicID, Created: en.Phase == mirror.PhaseCreated, Entry: b})
+}
+
+func (l ledger) Entries() []mirror.Entry {
+	var out []mirror.Entry
+	for _, r := range l.e.TopicRecords() {
+		if e, ok := l.entry(r); ok {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// worker is one engine with its state tables, as one process would run them.
+type worker struct {
+	*replicate.Engine
+	stop func()
+}
+
+func startWorker(tb testing.TB, name, id string, src, tgt ktest.Broker, change func(*replicate.Options)) *worker {
+	tb.Helper()
+	level := slog.LevelWarn
+	if os.Getenv("ANABRANCH_TEST_LOG") != "" {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With(slog.String("worker", id))
+	s, t := endpoint("source", src), endpoint("target", tgt)
+	o := replicate.Options{
+		Name: name, WorkerID: id, Source: s, Target: t, Version: 1, Digest: "d",
+		SourceState: kstate.NewTable(kstate.TableOptions{Dial: s.Dial, Logger: log}),
+		TargetState: kstate.NewTable(kstate.TableOptions{Dial: t.Dial, Logger: log}),
+		Compression: kbatch.CodecSource, Logger: log, Layout: kstate.Layout{Partitions: 4},
+	}
+	var e *replicate.Engine
+	o.Lead = func(ctx context.Context, s, t *kgo.Client) error {
+		m, err := mirror.New(mirror.Options{Source: s, Target: t, Filter: o.Filter, Naming: o.Naming, Settings: dr.SettingsFollow, Ledger: ledger{e}, Logger: log, Notify: e.Changed})
+		if err != nil {
+			return err
+		}
+		return m.Run(ctx)
+	}
+	if change != nil {
+		change(&o)
+	}
+	e, err := replicate.New(o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	tctx, tcancel := context.WithCancel(context.Background())
+	done, tdone := make(chan error, 1), make(chan error, 2)
+	go func() { tdone <- o.SourceState.Run(tctx) }()
+	go func() { tdone <- o.TargetState.Run(tctx) }()
+	go func() { done <- e.Run(ctx) }()
+	w := &worker{Engine: e}
+	stopped := false
+	w.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				tb.Errorf("worker %s: %v", id, err)
+			}
+		case <-time.After(30 * time.Second):
+			tb.Errorf("worker %s did not stop", id)
+		}
+		tcancel()
+		<-tdone
+		<-tdone
+	}
+	tb.Cleanup(w.stop)
+	return w
+}
+
+// await polls until fn returns true.
+func await(tb testing.TB, what string, d time.Duration, fn func() bool) {
+	tb.Helper()
+	limit := time.Now().Add(d)
+	for !fn() {
+		if time.Now().After(limit) {
+			tb.Fatalf("%s: not within %v", what, d)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (w *worker) awaitState(tb testing.TB, want dr.ReplicatorState, d time.Duration) {
+	tb.Helper()
+	limit := time.Now().Add(d)
+	for {
+		st := w.Status()
+		if st.State == want {
+			return
+		}
+		if time.Now().After(limit) {
+			tb.Fatalf("worker: state %s (%s) after %v, want %s", st.State, st.Reason, d, want)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func client(tb testing.TB, b ktest.Broker, opts ...kgo.Opt) *kgo.Client {
+	tb.Helper()
+	cl, err := kgo.NewClient(append(b.ClientOptions(), opts...)...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(cl.Close)
+	return cl
+}
+
+func createTopic(tb testing.TB, b ktest.Broker, topic string, parts int32, configs map[string]*string) {
+	tb.Helper()
+	cl := client(tb, b)
+	r, err := kadm.NewClient(cl).CreateTopic(tb.Context(), parts, -1, configs, topic)
+	if err == nil {
+		err = r.Err
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// read returns all records of a topic by partition, up to the ends at the call.
+func read(tb testing.TB, b ktest.Broker, topic string, iso kgo.IsolationLevel) map[int32][]*kgo.Record {
+	tb.Helper()
+	adm := kadm.NewClient(client(tb, b))
+	ends, err := adm.ListEndOffsets(tb.Context(), topic)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	starts, err := adm.ListStartOffsets(tb.Context(), topic)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	from := map[int32]kgo.Offset{}
+	left := map[int32]int64{}
+	starts.Each(func(o kadm.ListedOffset) {
+		e, _ := ends.Lookup(topic, o.Partition)
+		if o.Offset < e.Offset {
+			from[o.Partition] = kgo.NewOffset().At(o.Offset)
+			left[o.Partition] = e.Offset
+		}
+	})
+	out := map[int32][]*kgo.Record{}
+	if len(from) == 0 {
+		return out
+	}
+	cl := client(tb, b, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: from}), kgo.FetchIsolationLevel(iso), kgo.KeepControlRecords())
+	ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)
+	defer cancel()
+	for len(left) > 0 {
+		fs := cl.PollFetches(ctx)
+		if err := fs.Err(); err != nil {
+			tb.Fatalf("read %s: %v (left %v)", topic, err, left)
+		}
+		fs.EachRecord(func(r *kgo.Record) {
+			if r.Offset+1 >= left[r.Partition] {
+				delete(left, r.Partition)
+			}
+			if !r.Attrs.IsControl() {
+				out[r.Partition] = append(out[r.Partition], r)
+			}
+		})
+	}
+	return out
+}
+
+func total(m map[int32][]*kgo.Record) (n int) {
+	for _, l := range m {
+		n += len(l)
+	}
+	return n
+}
+
+func record(i int) *kgo.Record {
+	return &kgo.Record{Key: fmt.Appendf(nil, "k%d", i%100), Value: fmt.Appendf(nil, "v%d", i), Headers: []kgo.RecordHeader{{Key: "h", Value: fmt.Append(nil, i)}}}
+}
