@@ -3,9 +3,11 @@ package replicate_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,8 +72,8 @@ type worker struct {
 	stop func()
 }
 
-func startWorker(tb testing.TB, name, id string, src, tgt ktest.Broker, change func(*replicate.Options)) *worker {
-	tb.Helper()
+// newWorker makes an engine and its state tables.
+func newWorker(name, id string, src, tgt ktest.Broker, change func(*replicate.Options)) (*replicate.Engine, replicate.Options, error) {
 	level := slog.LevelWarn
 	if os.Getenv("ANABRANCH_TEST_LOG") != "" {
 		level = slog.LevelDebug
@@ -96,22 +98,39 @@ func startWorker(tb testing.TB, name, id string, src, tgt ktest.Broker, change f
 		change(&o)
 	}
 	e, err := replicate.New(o)
+	return e, o, err
+}
+
+// runWorker runs an engine and its tables until ctx ends.
+func runWorker(ctx context.Context, name, id string, src, tgt ktest.Broker) error {
+	e, o, err := newWorker(name, id, src, tgt, nil)
+	if err != nil {
+		return err
+	}
+	return runEngine(ctx, e, o)
+}
+
+func runEngine(ctx context.Context, e *replicate.Engine, o replicate.Options) error {
+	tctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	tables := make(chan error, 2)
+	go func() { tables <- o.SourceState.Run(tctx) }()
+	go func() { tables <- o.TargetState.Run(tctx) }()
+	err := e.Run(ctx)
+	cancel()
+	return errors.Join(err, <-tables, <-tables)
+}
+
+func startWorker(tb testing.TB, name, id string, src, tgt ktest.Broker, change func(*replicate.Options)) *worker {
+	tb.Helper()
+	e, o, err := newWorker(name, id, src, tgt, change)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	tctx, tcancel := context.WithCancel(context.Background())
-	done, tdone := make(chan error, 1), make(chan error, 2)
-	go func() { tdone <- o.SourceState.Run(tctx) }()
-	go func() { tdone <- o.TargetState.Run(tctx) }()
-	go func() { done <- e.Run(ctx) }()
+	done := make(chan error, 1)
+	go func() { done <- runEngine(ctx, e, o) }()
 	w := &worker{Engine: e}
-	stopped := false
-	w.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
+	w.stop = sync.OnceFunc(func() {
 		cancel()
 		select {
 		case err := <-done:
@@ -121,10 +140,7 @@ func startWorker(tb testing.TB, name, id string, src, tgt ktest.Broker, change f
 		case <-time.After(30 * time.Second):
 			tb.Errorf("worker %s did not stop", id)
 		}
-		tcancel()
-		<-tdone
-		<-tdone
-	}
+	})
 	tb.Cleanup(w.stop)
 	return w
 }

@@ -1,0 +1,243 @@
+package replicate_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/anabranch/anabranch/internal/ktest"
+)
+
+// child is what a worker process is told.
+type child struct {
+	Name, ID       string
+	Source, Target []string
+}
+
+const childEnv = "ANABRANCH_TEST_WORKER"
+
+// addresses is a cluster that is known by its addresses only.
+type addresses []string
+
+func (a addresses) BootstrapServers() []string { return a }
+func (a addresses) ID() string                 { return "" }
+func (a addresses) ClientOptions() []kgo.Opt   { return []kgo.Opt{kgo.SeedBrokers(a...)} }
+
+// TestMain runs a worker instead of the tests when it is told to: the tests
+// start this binary again, and kill it.
+func TestMain(m *testing.M) {
+	spec := os.Getenv(childEnv)
+	if spec == "" {
+		os.Exit(m.Run())
+	}
+	var c child
+	if err := json.Unmarshal([]byte(spec), &c); err != nil {
+		panic(err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := runWorker(ctx, c.Name, c.ID, addresses(c.Source), addresses(c.Target)); err != nil {
+		slog.Error("worker ended", slog.String("error", err.Error()))
+		os.Exit(1)
+	}
+}
+
+func spawn(tb testing.TB, name, id string, src, tgt ktest.Broker) *exec.Cmd {
+	tb.Helper()
+	spec, err := json.Marshal(child{name, id, src.BootstrapServers(), tgt.BootstrapServers()})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+string(spec))
+	cmd.Stderr = os.Stderr
+	dieWithParent(cmd)
+	if err := cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	return cmd
+}
+
+// kills is how many kills a run makes; the environment can ask for more.
+func kills(tb testing.TB) int {
+	if s := os.Getenv("ANABRANCH_TEST_KILLS"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return n
+	}
+	return 6
+}
+
+// load writes to a topic until stop is set: numbered records of a producer,
+// plain or in transactions of which some abort. It returns how many committed
+// records each key-prefix wrote.
+func load(tb testing.TB, b ktest.Broker, topic, name string, txn bool, stop *atomic.Bool) int {
+	opts := []kgo.Opt{kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(time.Millisecond)}
+	if txn {
+		opts = append(opts, kgo.TransactionalID("load-"+name))
+	}
+	cl := client(tb, b, opts...)
+	n, committed := 0, 0
+	var tmpl []*kgo.Record
+	for !stop.Load() {
+		tmpl = tmpl[:0]
+		for range 1 + rand.IntN(20) {
+			tmpl = append(tmpl, &kgo.Record{
+				Partition: int32(n % 3), Key: fmt.Appendf(nil, "%s-%d", name, n%3), Value: fmt.Appendf(nil, "%s/%d", name, n),
+				Headers: []kgo.RecordHeader{{Key: "n", Value: fmt.Append(nil, n)}},
+			})
+			n++
+		}
+		if !txn {
+			if err := cl.ProduceSync(context.Background(), tmpl...).FirstErr(); err != nil {
+				tb.Errorf("produce: %v", err)
+				return committed
+			}
+			committed = n
+			time.Sleep(time.Duration(rand.IntN(4)) * time.Millisecond)
+			continue
+		}
+		if err := cl.BeginTransaction(); err != nil {
+			tb.Errorf("begin: %v", err)
+			return committed
+		}
+		commit := kgo.TransactionEndTry(rand.IntN(4) > 0)
+		for _, r := range tmpl {
+			if !commit {
+				r.Value = []byte("aborted")
+			}
+		}
+		if err := cl.ProduceSync(context.Background(), tmpl...).FirstErr(); err != nil {
+			tb.Errorf("produce: %v", err)
+			return committed
+		}
+		if err := cl.EndTransaction(context.Background(), commit); err != nil {
+			tb.Errorf("end: %v", err)
+			return committed
+		}
+		time.Sleep(time.Duration(rand.IntN(4)) * time.Millisecond)
+	}
+	return committed
+}
+
+// TestReal_KillsLoseAndDoubleNothing kills the workers of both directions at
+// random moments under load and then compares the two clusters.
+func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
+	a := ktest.RealCluster(t, ktest.Options{})
+	b := ktest.RealCluster(t, ktest.Options{})
+	compact := "compact"
+	for _, c := range []ktest.Broker{a, b} {
+		createTopic(t, c, "plain", 3, nil)
+		createTopic(t, c, "txn", 3, nil)
+		createTopic(t, c, "keyed", 3, map[string]*string{"cleanup.policy": &compact})
+	}
+	ab, ba := spawn(t, "ab", "w-ab", a, b), spawn(t, "ba", "w-ba", b, a)
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	time.Sleep(5 * time.Second)
+	for name, c := range map[string]ktest.Broker{"a": a, "b": b} {
+		for _, topic := range []string{"plain", "txn", "keyed"} {
+			wg.Go(func() { load(t, c, topic, name+topic, topic == "txn", &stop) })
+		}
+	}
+	for i := range kills(t) {
+		time.Sleep(time.Duration(500+rand.IntN(2500)) * time.Millisecond)
+		victim, name, id, src, tgt := &ab, "ab", "w-ab", ktest.Broker(a), ktest.Broker(b)
+		if i%2 == 1 {
+			victim, name, id, src, tgt = &ba, "ba", "w-ba", b, a
+		}
+		if err := (*victim).Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		(*victim).Wait() //nolint:errcheck // it was killed
+		*victim = spawn(t, name, id, src, tgt)
+	}
+	time.Sleep(2 * time.Second)
+	stop.Store(true)
+	wg.Wait()
+	for _, topic := range []string{"plain", "txn", "keyed"} {
+		settle(t, a, b, topic, 60*time.Second)
+		sameSets(t, topic, read(t, a, topic, kgo.ReadCommitted()), read(t, b, topic, kgo.ReadCommitted()))
+	}
+	for _, c := range []*exec.Cmd{ab, ba} {
+		c.Process.Signal(syscall.SIGTERM) //nolint:errcheck // checked by Wait
+		if err := c.Wait(); err != nil {
+			t.Errorf("worker: %v", err)
+		}
+	}
+}
+
+// settle waits until both sides hold the same number of records and stand
+// still.
+func settle(t *testing.T, a, b ktest.Broker, topic string, d time.Duration) {
+	t.Helper()
+	limit := time.Now().Add(d)
+	last, still := -1, 0
+	for {
+		na, nb := total(read(t, a, topic, kgo.ReadCommitted())), total(read(t, b, topic, kgo.ReadCommitted()))
+		if na+nb == last {
+			still++
+		} else {
+			last, still = na+nb, 0
+		}
+		if na == nb && still >= 3 {
+			t.Logf("%s: %d records on both sides", topic, na)
+			return
+		}
+		if time.Now().After(limit) {
+			t.Errorf("%s: %d records on a, %d on b after %v", topic, na, nb, d)
+			return
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
+// sameSets checks that both sides hold the same records, each once, and that
+// the records of one writer are in order.
+func sameSets(t *testing.T, topic string, a, b map[int32][]*kgo.Record) {
+	t.Helper()
+	for p := range a {
+		seen := map[string]int{}
+		for side, list := range [][]*kgo.Record{a[p], b[p]} {
+			last := map[string]int{}
+			for _, r := range list {
+				id := string(r.Key) + "=" + string(r.Value) + "@" + r.Timestamp.String()
+				seen[id] += 1 << (16 * side)
+				n, err := strconv.Atoi(string(r.Headers[0].Value))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if prev, ok := last[string(r.Key)]; ok && n <= prev {
+					t.Errorf("%s partition %d side %d: %s after %d of the same writer", topic, p, side, id, prev)
+				}
+				last[string(r.Key)] = n
+			}
+		}
+		bad := 0
+		for id, n := range seen {
+			if n != 1<<16+1 {
+				if bad++; bad <= 5 {
+					t.Errorf("%s partition %d: %s is %d times on a and %d times on b", topic, p, id, n&0xffff, n>>16)
+				}
+			}
+		}
+		if bad > 5 {
+			t.Errorf("%s partition %d: and %d more", topic, p, bad-5)
+		}
+	}
+}
