@@ -1,0 +1,58 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"text/template"
+)
+
+// configFile is all that Anabranch is told: the defaults are measured.
+var configFile = template.Must(template.New("config").Parse(`clusters:
+  primary: {bootstrap_servers: ["{{.Source}}"]}
+  secondary: {bootstrap_servers: ["{{.Target}}"]}
+replicators:
+  {{.Name}}: {source: primary, target: secondary, topics: {include: ["{{.Topic}}"]}}
+api: {listen: "{{.Listen}}"}
+`))
+
+// startAnabranch starts serve with one replicator of one topic from its first
+// record. Each call is a new replicator without any state.
+func (s *stage) startAnabranch(ctx context.Context, topic string) (*child, error) {
+	s.started++
+	name := fmt.Sprintf("bench-%d", s.started)
+	listen, err := freeAddress(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var text bytes.Buffer
+	err = configFile.Execute(&text, map[string]string{
+		"Source": s.source.addr(), "Target": s.target.addr(), "Name": name, "Topic": topic, "Listen": listen,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("write configuration: %w", err)
+	}
+	path := filepath.Join(s.dir, name+".yaml")
+	if err := os.WriteFile(path, text.Bytes(), 0o600); err != nil {
+		return nil, fmt.Errorf("write configuration: %w", err)
+	}
+	args := []string{"serve", "--config", path}
+	if s.profiles != "" {
+		args = append(args, "--cpuprofile", filepath.Join(s.profiles, name+"-"+topic+".prof"))
+	}
+	return startChild(filepath.Join(s.dir, name+".log"), s.binary, args...)
+}
+
+// freeAddress returns a loopback address that nobody listens on now.
+func freeAddress(ctx context.Context) (string, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("find free port: %w", err)
+	}
+	addr := l.Addr().String()
+	return addr, l.Close()
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/anabranch/anabranch/internal/ktest"
+)
+
+// stage is what the contestants play on: two clusters, a directory, the
+// binary.
+type stage struct {
+	dir            string // removed by close
+	binary         string // anabranch
+	self           string // this program
+	root           string // of the module
+	profiles       string // directory for processor profiles of anabranch, empty for none
+	source, target *side
+	started        int // replicators of anabranch so far, to name them
+}
+
+// side is one cluster.
+type side struct {
+	cluster *ktest.Cluster
+	client  *kgo.Client
+	admin   *kadm.Client
+}
+
+func (s *side) addr() string { return s.cluster.BootstrapServers()[0] }
+
+// brokerProperties differ from Kafka's defaults only where waiting and not
+// work would be measured.
+func brokerProperties() map[string]string {
+	return map[string]string{
+		// Topics of a finished run must not keep the disk busy.
+		"log.segment.delete.delay.ms": "1000",
+		// A group that starts waits 3 s for more members: start-up, not counted.
+		"group.initial.rebalance.delay.ms": "0",
+	}
+}
+
+const brokerHeapMB = 768
+
+// newStage starts the clusters and builds the binary. The caller closes it,
+// also after an error.
+func newStage(ctx context.Context, o options) (*stage, error) {
+	s := &stage{profiles: o.profiles}
+	var err error
+	if s.self, err = os.Executable(); err != nil {
+		return s, fmt.Errorf("find own program: %w", err)
+	}
+	if s.root, err = moduleRoot(ctx); err != nil {
+		return s, err
+	}
+	if s.dir, err = os.MkdirTemp(o.dir, "anabranch-bench-"); err != nil {
+		return s, fmt.Errorf("make directory: %w", err)
+	}
+	if s.binary = o.binary; s.binary == "" {
+		s.binary = filepath.Join(s.dir, "anabranch")
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", s.binary, "./cmd/anabranch")
+		cmd.Dir, cmd.Env = s.root, append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return s, fmt.Errorf("build anabranch: %w: %s", err, out)
+		}
+	}
+	return s, s.startClusters(ctx)
+}
+
+// brokersCompile makes the brokers use the optimising compiler as brokers in
+// production do; the harness trades it for a fast start. The JVM reads this
+// variable after its command line.
+const brokersCompile = "-XX:TieredStopAtLevel=4"
+
+func (s *stage) startClusters(ctx context.Context) error {
+	if err := os.Setenv("_JAVA_OPTIONS", brokersCompile); err != nil {
+		return fmt.Errorf("set options of brokers: %w", err)
+	}
+	defer os.Unsetenv("_JAVA_OPTIONS")
+	var g errgroup.Group
+	start := func(name string, to **side) {
+		g.Go(func() error {
+			c, err := ktest.Start(ctx, ktest.Options{
+				HeapMB: brokerHeapMB, Properties: brokerProperties(), Dir: filepath.Join(s.dir, name),
+			})
+			if err != nil {
+				return fmt.Errorf("start cluster %s: %w", name, err)
+			}
+			*to = &side{cluster: c}
+			cl, err := kgo.NewClient(append(c.ClientOptions(), kgo.ClientID(clientID))...)
+			if err != nil {
+				return fmt.Errorf("make client of %s: %w", name, err)
+			}
+			(*to).client, (*to).admin = cl, kadm.NewClient(cl)
+			return nil
+		})
+	}
+	start("primary", &s.source)
+	start("secondary", &s.target)
+	return g.Wait()
+}
+
+func (s *stage) close() error {
+	var errs []error
+	for _, side := range []*side{s.source, s.target} {
+		if side == nil {
+			continue
+		}
+		if side.client != nil {
+			side.client.Close()
+		}
+		errs = append(errs, side.cluster.Close())
+	}
+	if s.dir != "" {
+		errs = append(errs, os.RemoveAll(s.dir))
+	}
+	return errors.Join(errs...)
+}
+
+func moduleRoot(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/anabranch/anabranch").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// create makes an empty topic and returns when its partitions take requests.
+func (s *side) create(ctx context.Context, topic string) error {
+	resp, err := s.admin.CreateTopic(ctx, partitions, 1, nil, topic)
+	if err != nil {
+		return fmt.Errorf("create topic: %w", err)
+	}
+	if resp.Err != nil {
+		return fmt.Errorf("create topic %s: %w", topic, resp.Err)
+	}
+	return s.await(ctx, func() (bool, error) {
+		ends, err := s.admin.ListEndOffsets(ctx, topic)
+		return err == nil && ends.Error() == nil && len(ends[topic]) == partitions, nil
+	})
+}
+
+// remove deletes topics, of which some may not exist.
+func (s *side) remove(ctx context.Context, topics ...string) error {
+	if _, err := s.admin.DeleteTopics(ctx, topics...); err != nil {
+		return fmt.Errorf("delete topics: %w", err)
+	}
+	return s.await(ctx, func() (bool, error) {
+		found, err := s.admin.ListTopics(ctx, topics...)
+		if err != nil {
+			return false, fmt.Errorf("list topics: %w", err)
+		}
+		for _, t := range found {
+			if t.Err == nil {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+}
+
+// await polls until ok or 30 seconds have passed.
+func (s *side) await(ctx context.Context, done func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		ok, err := done()
+		if ok || err != nil {
+			return err
+		}
+		if err := sleep(ctx, 20*time.Millisecond); err != nil {
+			return fmt.Errorf("wait for topics: %w", err)
+		}
+	}
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	ceilingWarmUp  = 500 * time.Millisecond
+	ceilingSeconds = 2500 * time.Millisecond
+	ceilingConns   = 3
+	// mirrorWarmUp is what MirrorMaker 2 copies before it is measured, in bytes
+	// before compression.
+	mirrorWarmUp = 64 << 20
+	// brokerWarmUp is how long the ceiling runs before anything is measured, so
+	// that the brokers' code is compiled.
+	brokerWarmUp = 6 * time.Second
+)
+
+// warmUpBrokers runs the ceiling both ways and forgets the figures.
+func (b *bench) warmUpBrokers(ctx context.Context) error {
+	c := matrix()[6]
+	data := newPool(c, time.Now())
+	for _, way := range [][2]*side{{b.source, b.target}, {b.target, b.source}} {
+		from, to := way[0], way[1]
+		if err := errors.Join(from.create(ctx, "warm-up-fetch"), to.create(ctx, "warm-up-produce")); err != nil {
+			return err
+		}
+		if err := preload(ctx, from.addr(), "warm-up-fetch", data, c.batches(200<<20)); err != nil {
+			return err
+		}
+		job := ceilingJob{
+			source: from.addr(), target: to.addr(), sourceTopic: "warm-up-fetch", targetTopic: "warm-up-produce",
+			codec: c.Codec.String(), records: c.Records, conns: ceilingConns, duration: brokerWarmUp / 2,
+		}
+		if _, err := runCeiling(ctx, b.self, job); err != nil {
+			return err
+		}
+		if err := errors.Join(from.remove(ctx, "warm-up-fetch"), to.remove(ctx, "warm-up-produce")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cellRun is one cell while it is measured.
+type cellRun struct {
+	*bench
+	cell
+	data   pool
+	mirror *mirrorMaker
+}
+
+// measureCell runs all rounds of a cell.
+func (b *bench) measureCell(ctx context.Context, c cell) ([]round, error) {
+	r := &cellRun{bench: b, cell: c, data: newPool(c, time.Now())}
+	if err := b.source.create(ctx, r.topic()); err != nil {
+		return nil, err
+	}
+	if err := preload(ctx, b.source.addr(), r.topic(), r.data, c.batches(c.Backlog)); err != nil {
+		return nil, err
+	}
+	var rounds []round
+	err := r.startMirror(ctx)
+	for n := 1; n <= b.rounds && err == nil; n++ {
+		var one round
+		if one, err = r.round(ctx, n); err == nil {
+			rounds = append(rounds, one)
+		}
+	}
+	if r.mirror != nil {
+		err = errors.Join(err, r.mirror.Kill())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("measure %s: %w", c, err)
+	}
+	return rounds, b.removeAll(ctx)
+}
+
+// topic is what the ceiling fetches and Anabranch copies, again in each round.
+func (r *cellRun) topic() string { return "bench-" + r.String() }
+
+// mirrorTopic is what MirrorMaker 2 copies in a round; 0 is its warm-up.
+func (r *cellRun) mirrorTopic(n int) string { return fmt.Sprintf("mirror-%s-%d", r.cell, n) }
+
+// want returns the end offsets of a complete copy.
+func (r *cellRun) want(backlog int64) []int64 {
+	ends := make([]int64, partitions)
+	for i := range ends {
+		ends[i] = r.batches(backlog) * int64(r.Records)
+	}
+	return ends
+}
+
+func (r *cellRun) round(ctx context.Context, n int) (round, error) {
+	out := round{Cell: r.String(), Round: n, WireRatio: round2(recordBytes / r.data.recordWireBytes())}
+	if r.takesPart(ceiling) {
+		c, err := r.runCeiling(ctx, n)
+		if err != nil {
+			return out, err
+		}
+		out.FetchMBPerS, out.ProduceMBPerS = c.FetchMBPerS, c.ProduceMBPerS
+		r.progress.step("%s round %d/%d: ceiling %.0f MB/s (fetch %.0f, produce %.0f)", r.cell, n, r.rounds, c.MBPerS(), c.FetchMBPerS, c.ProduceMBPerS)
+	}
+	var err error
+	if r.takesPart(anabranch) {
+		if out.Anabranch, err = r.runAnabranch(ctx); err != nil {
+			return out, fmt.Errorf("run anabranch: %w", err)
+		}
+		r.progress.step("%s round %d/%d: anabranch %v", r.cell, n, r.rounds, out.Anabranch)
+	}
+	if r.takesPart(mirrorMaker2) {
+		if out.MirrorMaker2, err = r.runMirror(ctx, n); err != nil {
+			return out, fmt.Errorf("run MirrorMaker 2: %w", err)
+		}
+		r.progress.step("%s round %d/%d: MirrorMaker 2 %v", r.cell, n, r.rounds, out.MirrorMaker2)
+	}
+	return out, nil
+}
+
+// String is for the progress.
+func (f figures) String() string {
+	return fmt.Sprintf("%.0f MB/s, %.2f CPU-s/GB, %.0f MiB", f.MBPerS, f.CPUPerGB, f.RSSMiB)
+}
+
+func (r *cellRun) runCeiling(ctx context.Context, n int) (ceilingResult, error) {
+	topic := fmt.Sprintf("ceiling-%s-%d", r.cell, n)
+	if err := r.target.create(ctx, topic); err != nil {
+		return ceilingResult{}, err
+	}
+	c, err := runCeiling(ctx, r.self, ceilingJob{
+		source: r.source.addr(), target: r.target.addr(), sourceTopic: r.topic(), targetTopic: topic,
+		codec: r.Codec.String(), records: r.Records, conns: ceilingConns, warmUp: ceilingWarmUp, duration: ceilingSeconds,
+	})
+	return c, errors.Join(err, r.target.remove(ctx, topic))
+}
+
+// runAnabranch starts a new replicator, measures until it has copied the topic
+// and stops it.
+func (r *cellRun) runAnabranch(ctx context.Context) (figures, error) {
+	p, err := r.startAnabranch(ctx, r.topic())
+	if err != nil {
+		return figures{}, err
+	}
+	f, err := r.follow(ctx, r.topic(), r.Backlog, p)
+	if err := errors.Join(err, p.Stop()); err != nil {
+		return f, err
+	}
+	return f, r.target.remove(ctx, r.topic())
+}
+
+func (r *cellRun) follow(ctx context.Context, topic string, backlog int64, p process) (figures, error) {
+	samples, err := watch(ctx, r.target, topic, r.want(backlog), p)
+	if err != nil {
+		return figures{}, err
+	}
+	f, err := measure(samples, r.data.recordWireBytes())
+	if err != nil {
+		return f, err
+	}
+	rss, err := peakRSS(p.PID())
+	f.RSSMiB = float64(rss) / (1 << 20)
+	return f, err
+}
+
+// startMirror starts MirrorMaker 2, lets it copy the warm-up topic and freezes
+// it.
+func (r *cellRun) startMirror(ctx context.Context) error {
+	if !r.takesPart(mirrorMaker2) {
+		return nil
+	}
+	if err := r.preloadMirror(ctx, 0, mirrorWarmUp); err != nil {
+		return err
+	}
+	var err error
+	r.mirror, err = r.startMirrorMaker(ctx, mirrorOptions{
+		name: r.String(), topics: "mirror-" + r.String() + "-.*", codec: r.Codec.String(), lingerMS: 100,
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := r.follow(ctx, r.mirrorTopic(0), mirrorWarmUp, r.mirror); err != nil {
+		return fmt.Errorf("warm MirrorMaker 2 up: %w", err)
+	}
+	r.progress.note("%s: MirrorMaker 2 is warm", r.cell)
+	return r.mirror.freeze()
+}
+
+func (r *cellRun) preloadMirror(ctx context.Context, n int, backlog int64) error {
+	if err := r.source.create(ctx, r.mirrorTopic(n)); err != nil {
+		return err
+	}
+	return preload(ctx, r.source.addr(), r.mirrorTopic(n), r.data, r.batches(backlog))
+}
+
+// runMirror gives MirrorMaker 2 a new topic, loaded while it is frozen, and
+// measures until it has copied it.
+func (r *cellRun) runMirror(ctx context.Context, n int) (figures, error) {
+	if err := r.preloadMirror(ctx, n, r.MirrorBacklog); err != nil {
+		return figures{}, err
+	}
+	if err := r.mirror.thaw(); err != nil {
+		return figures{}, err
+	}
+	f, err := r.follow(ctx, r.mirrorTopic(n), r.MirrorBacklog, r.mirror)
+	return f, errors.Join(err, r.mirror.freeze())
+}
