@@ -3,8 +3,10 @@
 package main
 
 import (
+	"context"
 	"os"
 
+	"github.com/anabranch/anabranch/internal/app"
 	"github.com/anabranch/anabranch/internal/cli"
 )
 
@@ -12,5 +14,9 @@ import (
 var version string
 
 func main() {
-	os.Exit(cli.Main(cli.Deps{Version: version}, os.Args[1:]))
+	os.Exit(cli.Main(cli.Deps{Version: version, Serve: serve}, os.Args[1:]))
+}
+
+func serve(ctx context.Context, o cli.ServeOptions) error {
+	return app.Serve(ctx, app.ServeOptions{ConfigFile: o.ConfigFile, Build: o.Build, Log: o.Stderr, CPUProfile: o.CPUProfile, MemProfile: o.MemProfile})
 }

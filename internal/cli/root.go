@@ -25,6 +25,8 @@ type ServeOptions struct {
 	ConfigFile string
 	Build      obs.Build
 	Stderr     io.Writer // for the log
+	CPUProfile string    // file for a CPU profile of the run; empty: none
+	MemProfile string    // file for a profile of the allocations; empty: none
 }
 
 // DemoOptions are what demo hands over.

@@ -9,7 +9,7 @@ import (
 )
 
 func newServe(d Deps) *cobra.Command {
-	var file string
+	var file, cpuProfile, memProfile string
 	cmd := &cobra.Command{
 		Use:   "serve --config FILE",
 		Short: "Run the replicators of a configuration file",
@@ -25,10 +25,14 @@ number takes over from a lower one.`, 0, 1, 2),
 			if file == "" {
 				return usageError(cmd, errors.New("--config is missing"))
 			}
-			return d.Serve(cmd.Context(), ServeOptions{ConfigFile: file, Build: obs.ReadBuild(d.Version), Stderr: d.Stderr})
+			return d.Serve(cmd.Context(), ServeOptions{ConfigFile: file, Build: obs.ReadBuild(d.Version), Stderr: d.Stderr, CPUProfile: cpuProfile, MemProfile: memProfile})
 		},
 	}
 	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration file (required)")
 	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
+	cmd.Flags().StringVar(&cpuProfile, "cpuprofile", "", "write a CPU profile of the run to this file")
+	cmd.Flags().StringVar(&memProfile, "memprofile", "", "write a profile of the allocations to this file at the end")
+	must(cmd.Flags().MarkHidden("cpuprofile"))
+	must(cmd.Flags().MarkHidden("memprofile"))
 	return cmd
 }

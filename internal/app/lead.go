@@ -1,0 +1,101 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/anabranch/anabranch/internal/mirror"
+	"github.com/anabranch/anabranch/internal/replicate"
+)
+
+// keepTopics keeps the target's topics while this worker leads.
+func (r *replicator) keepTopics(ctx context.Context, source, target *kgo.Client) error {
+	engine, err := r.working()
+	if err != nil {
+		return err
+	}
+	ids := engine.Status()
+	topics, err := mirror.New(mirror.Options{
+		Source: source, Target: target, Filter: r.options.Filter, Naming: r.options.Naming,
+		Settings: r.settings.TopicSettings, Deleted: r.settings.DeletedTopics, Ledger: ledger{engine},
+		SourceClusterID: ids.SourceClusterID, TargetClusterID: ids.TargetClusterID,
+		DiscoveryInterval: r.settings.DiscoveryInterval.Std(), SettingsInterval: r.settings.SettingsInterval.Std(),
+		Logger: r.log, Notify: engine.Changed,
+	})
+	if err != nil {
+		return err
+	}
+	r.setLead(topics)
+	defer r.setLead(nil)
+	return topics.Run(ctx)
+}
+
+func (r *replicator) setLead(t *mirror.Topics) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.lead = t
+}
+
+// topicReports returns what the keeper of the topics says, nil when that is
+// another worker.
+func (r *replicator) topicReports() []replicate.TopicReport {
+	r.mu.Lock()
+	lead := r.mu.lead
+	r.mu.Unlock()
+	if lead == nil {
+		return nil
+	}
+	list := lead.Status()
+	out := make([]replicate.TopicReport, 0, len(list))
+	for _, t := range list {
+		out = append(out, replicate.TopicReport{Name: t.Name, Target: t.Target, State: t.State, Code: t.Code, Reason: t.Reason, Drift: t.Drift})
+	}
+	return out
+}
+
+// ledger keeps the memory of package mirror in the engine's topic records.
+type ledger struct{ engine *replicate.Engine }
+
+// Lookup returns the entry of a source topic.
+func (l ledger) Lookup(sourceTopicID [16]byte) (mirror.Entry, bool) {
+	r, ok := l.engine.LookupTopic(sourceTopicID)
+	if !ok {
+		return mirror.Entry{}, false
+	}
+	return entryOf(r)
+}
+
+// Record keeps an entry durably.
+func (l ledger) Record(ctx context.Context, e mirror.Entry) error {
+	raw, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("encode the entry of topic %s: %w", e.Source, err)
+	}
+	return l.engine.RecordTopic(ctx, replicate.TopicRecord{
+		SourceID: e.SourceTopicID, TargetID: e.TargetTopicID, Created: e.Phase == mirror.PhaseCreated, Entry: raw,
+	})
+}
+
+// Entries returns all entries.
+func (l ledger) Entries() []mirror.Entry {
+	records := l.engine.TopicRecords()
+	out := make([]mirror.Entry, 0, len(records))
+	for _, r := range records {
+		if e, ok := entryOf(r); ok {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// entryOf reads the keeper's own words in a record.
+func entryOf(r replicate.TopicRecord) (mirror.Entry, bool) {
+	var e mirror.Entry
+	if err := json.Unmarshal(r.Entry, &e); err != nil || e.SourceTopicID != r.SourceID {
+		return mirror.Entry{}, false
+	}
+	return e, true
+}

@@ -1,0 +1,157 @@
+package app
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/replicate"
+)
+
+// metric describes one metric. docs/metrics.md repeats the table.
+type metric struct {
+	name, kind, help string
+	labels           []string
+}
+
+// The metrics of the replicators. Names, labels and units only grow.
+var (
+	mLatency    = metric{"anabranch_replication_latency_seconds", "histogram", "Time from the timestamp of a batch's newest record to its acknowledgement by the target, per batch.", []string{"replicator"}}
+	mTopicLag   = metric{"anabranch_message_lag", "gauge", "Records of a topic that are not replicated yet; an upper bound where offsets have gaps.", []string{"replicator", "topic"}}
+	mLag        = metric{"anabranch_replicator_message_lag", "gauge", "Records of all topics that are not replicated yet.", []string{"replicator"}}
+	mBytes      = metric{"anabranch_replicator_bytes_total", "counter", "Bytes of record batches that the target acknowledged.", []string{"replicator"}}
+	mBytesIn    = metric{"anabranch_replicator_bytes_in_total", "counter", "Bytes of record batches read from the source, also of those that were filtered out.", []string{"replicator"}}
+	mRecords    = metric{"anabranch_replicator_records_total", "counter", "Records that the target acknowledged.", []string{"replicator"}}
+	mFailures   = metric{"anabranch_replication_failures_total", "counter", "Failures by class.", []string{"replicator", "class"}}
+	mThrottle   = metric{"anabranch_throttle_time_seconds_total", "counter", "Time that brokers asked to wait because of quotas.", []string{"replicator"}}
+	mAuth       = metric{"anabranch_authentication_errors_total", "counter", "Connections on which a cluster refused the credentials.", []string{"replicator", "cluster"}}
+	mState      = metric{"anabranch_replicator_state", "gauge", "1 for the state that the replicator is in, 0 for the others.", []string{"replicator", "state"}}
+	mTopicState = metric{"anabranch_topic_state", "gauge", "1 for the state that the topic is in, 0 for the others.", []string{"replicator", "topic", "state"}}
+	mHalted     = metric{"anabranch_partitions_halted", "gauge", "Partitions that are halted, by the code of the reason; left out where there are none.", []string{"replicator", "code"}}
+	mWorkers    = metric{"anabranch_workers", "gauge", "Workers that own slots of the replicator.", []string{"replicator"}}
+)
+
+func metrics() []metric {
+	return []metric{mLatency, mTopicLag, mLag, mBytes, mBytesIn, mRecords, mFailures, mThrottle, mAuth, mState, mTopicState, mHalted, mWorkers}
+}
+
+func replicatorStates() []dr.ReplicatorState {
+	return []dr.ReplicatorState{
+		dr.ReplicatorCreating, dr.ReplicatorRunning, dr.ReplicatorPaused, dr.ReplicatorUpdating, dr.ReplicatorDeleting, dr.ReplicatorFailed, dr.ReplicatorDegraded,
+	}
+}
+
+func topicStates() []dr.TopicState {
+	return []dr.TopicState{
+		dr.TopicCreating, dr.TopicRunning, dr.TopicPaused, dr.TopicDegraded, dr.TopicHalted, dr.TopicSourceDeleted, dr.TopicTargetDeleted,
+	}
+}
+
+// collector asks the replicators at every scrape: all numbers exist already.
+type collector struct {
+	replicators []source
+	auth        func() map[authKey]uint64
+	descs       map[string]*prometheus.Desc
+}
+
+// source is what a collector asks of one replicator.
+type source struct {
+	name     string
+	clusters []string
+	status   func() dr.ReplicatorStatus
+	stats    func() replicate.Stats
+}
+
+func newCollector(a *App) *collector {
+	var list []source
+	for _, r := range a.replicators {
+		list = append(list, source{r.name, []string{r.settings.Source, r.settings.Target}, r.status, r.stats})
+	}
+	return collectorOf(list, a.auth.snapshot)
+}
+
+func collectorOf(list []source, auth func() map[authKey]uint64) *collector {
+	c := &collector{replicators: list, auth: auth, descs: map[string]*prometheus.Desc{}}
+	for _, m := range metrics() {
+		c.descs[m.name] = prometheus.NewDesc(m.name, m.help, m.labels, nil)
+	}
+	return c
+}
+
+// Describe sends the descriptions of all metrics.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range c.descs {
+		ch <- d
+	}
+}
+
+// Collect sends the present values.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	auth := c.auth()
+	for _, r := range c.replicators {
+		c.collectStats(ch, r.name, r.stats())
+		c.collectStatus(ch, r.name, r.status())
+		for _, cluster := range r.clusters {
+			c.send(ch, mAuth, float64(auth[authKey{r.name, cluster}]), r.name, cluster)
+		}
+	}
+}
+
+func (c *collector) send(ch chan<- prometheus.Metric, m metric, v float64, labels ...string) {
+	kind := prometheus.GaugeValue
+	if m.kind == "counter" {
+		kind = prometheus.CounterValue
+	}
+	ch <- prometheus.MustNewConstMetric(c.descs[m.name], kind, v, labels...)
+}
+
+func (c *collector) collectStats(ch chan<- prometheus.Metric, name string, s replicate.Stats) {
+	buckets := make(map[float64]uint64, len(s.LatencyBounds))
+	var count uint64
+	for i, n := range s.LatencyCounts {
+		count += n
+		if i < len(s.LatencyBounds) {
+			buckets[s.LatencyBounds[i]] = count
+		}
+	}
+	ch <- prometheus.MustNewConstHistogram(c.descs[mLatency.name], count, s.LatencySum, buckets, name)
+	c.send(ch, mBytes, float64(s.BytesReplicated), name)
+	c.send(ch, mBytesIn, float64(s.BytesIn), name)
+	c.send(ch, mRecords, float64(s.RecordsReplicated), name)
+	c.send(ch, mThrottle, s.Throttled.Seconds(), name)
+	for _, class := range slices.Sorted(maps.Keys(s.Failures)) {
+		c.send(ch, mFailures, float64(s.Failures[class]), name, class)
+	}
+}
+
+func (c *collector) collectStatus(ch chan<- prometheus.Metric, name string, st dr.ReplicatorStatus) {
+	c.send(ch, mLag, float64(st.MessageLag), name)
+	c.send(ch, mWorkers, float64(len(st.Workers)), name)
+	for _, s := range replicatorStates() {
+		c.send(ch, mState, oneIf(s == st.State), name, string(s))
+	}
+	halted := map[dr.HaltCode]int{}
+	for _, t := range st.Topics {
+		c.send(ch, mTopicLag, float64(t.MessageLag), name, t.Name)
+		for _, s := range topicStates() {
+			c.send(ch, mTopicState, oneIf(s == t.State), name, t.Name, string(s))
+		}
+		for _, p := range t.Partitions {
+			if p.State == dr.PartitionHalted {
+				halted[p.Code]++
+			}
+		}
+	}
+	for code, n := range halted {
+		c.send(ch, mHalted, float64(n), name, string(code))
+	}
+}
+
+func oneIf(is bool) float64 { //nolint:revive // the boolean is the value, it controls nothing
+	if is {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,77 @@
+package app
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/anabranch/anabranch/internal/dr"
+)
+
+// service answers the API.
+type service struct{ replicators []*replicator }
+
+// Replicators returns the states of all replicators.
+func (s *service) Replicators() []dr.ReplicatorStatus {
+	out := make([]dr.ReplicatorStatus, 0, len(s.replicators))
+	for _, r := range s.replicators {
+		out = append(out, r.status())
+	}
+	return out
+}
+
+func (s *service) find(name string) (*replicator, error) {
+	for _, r := range s.replicators {
+		if r.name == name {
+			return r, nil
+		}
+	}
+	return nil, &dr.Error{Code: dr.CodeNotFound, Hint: "see `replicator list`", Err: fmt.Errorf("no replicator %q", name)}
+}
+
+// Replicator returns the state of one replicator.
+func (s *service) Replicator(name string) (dr.ReplicatorStatus, error) {
+	r, err := s.find(name)
+	if err != nil {
+		return dr.ReplicatorStatus{}, err
+	}
+	return r.status(), nil
+}
+
+// Pause stores the wish to pause.
+func (s *service) Pause(ctx context.Context, name string) error {
+	r, err := s.find(name)
+	if err != nil {
+		return err
+	}
+	engine, err := r.working()
+	if err != nil {
+		return err
+	}
+	return engine.Pause(ctx)
+}
+
+// Resume takes a pause back.
+func (s *service) Resume(ctx context.Context, name string) error {
+	r, err := s.find(name)
+	if err != nil {
+		return err
+	}
+	engine, err := r.working()
+	if err != nil {
+		return err
+	}
+	return engine.Resume(ctx)
+}
+
+// Resolve carries out a decision about a halted topic.
+func (s *service) Resolve(ctx context.Context, name string, res dr.Resolution) (dr.ResolveResult, error) {
+	r, err := s.find(name)
+	if err != nil {
+		return dr.ResolveResult{}, err
+	}
+	engine, err := r.working()
+	if err != nil {
+		return dr.ResolveResult{}, err
+	}
+	return engine.Resolve(ctx, res)
+}

@@ -1,0 +1,72 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/kstate"
+)
+
+// Pauses between attempts of what failed, doubled from the first to the last.
+const (
+	firstBackoff = 500 * time.Millisecond
+	lastBackoff  = 30 * time.Second
+	steady       = time.Minute // what ran that long starts again with the first pause
+)
+
+// tables is the state table of one cluster. A table that can't go on is
+// replaced by a new one, which reads the topic from its beginning.
+type tables struct {
+	cluster string
+	dial    dialer
+	log     *slog.Logger
+
+	mu struct {
+		sync.Mutex
+		current generation
+	}
+}
+
+// generation is one table of a cluster and its end.
+type generation struct {
+	table *kstate.Table
+	ended chan struct{} // closed when another table took its place
+}
+
+func newTables(cluster string, dial dialer, log *slog.Logger) *tables {
+	t := &tables{cluster: cluster, dial: dial, log: log.With(slog.String("cluster", cluster))}
+	t.mu.current = t.make()
+	return t
+}
+
+func (t *tables) make() generation {
+	return generation{kstate.NewTable(kstate.TableOptions{Dial: t.dial, Logger: t.log}), make(chan struct{})}
+}
+
+func (t *tables) current() generation {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.mu.current
+}
+
+// run keeps a table running until ctx ends.
+func (t *tables) run(ctx context.Context) {
+	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
+		g, began := t.current(), time.Now()
+		err := g.table.Run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > steady {
+			wait = firstBackoff
+		}
+		t.log.LogAttrs(ctx, slog.LevelError, "state table ended, reading it anew", slog.Any("error", err), slog.Duration("pause", wait))
+		pause(ctx, wait)
+		t.mu.Lock()
+		t.mu.current = t.make()
+		t.mu.Unlock()
+		close(g.ended)
+	}
+}
