@@ -195,7 +195,7 @@ func (r *reader) start(ctx context.Context, partition int32, above int64) (int64
 	}
 	o, ok := offsets.Lookup(r.topic, partition)
 	if !ok || o.Err != nil || o.Offset <= above {
-		return 0, fmt.Errorf("list start offsets: offset %d, %w", o.Offset, cmp.Or(o.Err, kerr.OffsetOutOfRange))
+		return 0, fmt.Errorf("list start offsets: offset %d, %w", o.Offset, cmp.Or(o.Err, error(kerr.OffsetOutOfRange)))
 	}
 	return o.Offset, nil
 }
