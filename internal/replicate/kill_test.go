@@ -18,13 +18,25 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/ktest"
+	"github.com/anabranch/anabranch/internal/replicate"
 )
 
 // child is what a worker process is told.
 type child struct {
 	Name, ID       string
 	Source, Target []string
+	Topics         []string // patterns; none means all
+	Version        int      // of the configuration; 0 means 1
+}
+
+// change makes the options of a worker as the child is told.
+func (c child) change(o *replicate.Options) {
+	if len(c.Topics) > 0 {
+		o.Filter, _ = dr.NewTopicFilter(c.Topics, nil) //nolint:errcheck // the tests write valid patterns
+	}
+	o.Version = max(1, c.Version)
 }
 
 const childEnv = "ANABRANCH_TEST_WORKER"
@@ -49,7 +61,7 @@ func TestMain(m *testing.M) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	if err := runWorker(ctx, c.Name, c.ID, addresses(c.Source), addresses(c.Target)); err != nil {
+	if err := runWorker(ctx, c.Name, c.ID, addresses(c.Source), addresses(c.Target), c.change); err != nil {
 		slog.Error("worker ended", slog.String("error", err.Error()))
 		os.Exit(1)
 	}
@@ -57,7 +69,14 @@ func TestMain(m *testing.M) {
 
 func spawn(tb testing.TB, name, id string, src, tgt ktest.Broker) *exec.Cmd {
 	tb.Helper()
-	spec, err := json.Marshal(child{name, id, src.BootstrapServers(), tgt.BootstrapServers()})
+	return spawnChild(tb, child{Name: name, ID: id}, src, tgt)
+}
+
+// spawnChild starts a worker process.
+func spawnChild(tb testing.TB, c child, src, tgt ktest.Broker) *exec.Cmd {
+	tb.Helper()
+	c.Source, c.Target = src.BootstrapServers(), tgt.BootstrapServers()
+	spec, err := json.Marshal(c)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -102,8 +102,8 @@ func newWorker(name, id string, src, tgt ktest.Broker, change func(*replicate.Op
 }
 
 // runWorker runs an engine and its tables until ctx ends.
-func runWorker(ctx context.Context, name, id string, src, tgt ktest.Broker) error {
-	e, o, err := newWorker(name, id, src, tgt, nil)
+func runWorker(ctx context.Context, name, id string, src, tgt ktest.Broker, change func(*replicate.Options)) error {
+	e, o, err := newWorker(name, id, src, tgt, change)
 	if err != nil {
 		return err
 	}
