@@ -28,14 +28,14 @@ func runLoad(t *testing.T, b Broker, disturb func()) {
 	t.Helper()
 	adm := newAdmin(t, b.ClientOptions()...)
 	var rec Recorder
-	o := LoadOptions{Broker: b, Cluster: "one", Recorder: &rec, PerSecond: 400, Seed: 1}
+	o := LoadOptions{Broker: b, Cluster: "one", Recorder: &rec, PerSecond: 400, MaxRecords: 1200, Seed: 1}
 	for _, topic := range loadTopics {
 		if _, err := adm.CreateTopic(t.Context(), 2, -1, map[string]*string{"cleanup.policy": policy(topic.kind)}, topic.name); err != nil {
 			t.Fatal(err)
 		}
 		o.Topics = append(o.Topics, LoadTopic{Name: topic.name, Partitions: 2, Kind: topic.kind, Codec: &topic.codec})
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- RunLoad(ctx, o) }()
