@@ -171,10 +171,14 @@ func (m *Map) Extents(i int) []Extent { return slices.Clone(m.extents[min(i, len
 // Floor returns the folded part.
 func (m *Map) Floor() Floor { return m.floor }
 
-// Restore rebuilds a map from its parts.
+// Restore rebuilds a map from its parts. Extents that the floor covers are left
+// out.
 func Restore(f Floor, extents []Extent) (*Map, error) {
 	m := &Map{floor: f}
 	for _, e := range extents {
+		if e.Target+e.Length <= f.TargetEnd {
+			continue
+		}
 		if err := m.Add(e); err != nil {
 			return nil, err
 		}

@@ -30,6 +30,7 @@ type Engine struct {
 	stateClient, tailClient, controlProducer, fetchCl *kgo.Client
 	source, target                                    *topology
 	targetState                                       *kstate.Table
+	claims                                            *claims
 	sourceIDs                                         *registry
 	fetch                                             *fetcher
 	senders                                           *senders
@@ -68,7 +69,7 @@ func New(o Options) (*Engine, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	e := &Engine{o: o.withDefaults(), targetState: o.TargetState, sourceIDs: newRegistry(o.SourceState)}
+	e := &Engine{o: o.withDefaults(), targetState: o.TargetState, sourceIDs: newRegistry(o.SourceState), claims: newClaims(o.SourceState)}
 	e.log = e.o.Logger.With(slog.String("replicator", o.Name))
 	e.mu.slots, e.mu.cancels, e.mu.notes = map[int32]*slot{}, map[int32]*ownedSlot{}, map[string]note{}
 	e.mu.phase, e.mu.reason = dr.ReplicatorCreating, "starting"
@@ -261,7 +262,7 @@ func (e *Engine) ready(ctx context.Context) error {
 			return err
 		}
 	}
-	return e.targetState.Err()
+	return errors.Join(e.targetState.Err(), e.o.SourceState.Err())
 }
 
 func (e *Engine) sourceRange(ctx context.Context, topic string, part int32) (start, end int64, err error) {

@@ -30,7 +30,8 @@ const (
 	intentRing   = 1024
 	maxSegments  = 128
 	segmentSize  = 256
-	maxMergeRead = 4096 // entries of one assembled batch
+	mapLimit     = 28000 // extents in memory: fewer than the segments hold, so that the floor covers every segment that is overwritten
+	maxMergeRead = 4096  // entries of one assembled batch
 )
 
 // verdict is what provenance says of a batch.
@@ -45,7 +46,10 @@ const (
 
 // provenance classifies a batch by its header. It returns which of the slot's
 // producers copies it.
-type provenance func(h kbatch.Header) (verdict, *producer, error)
+//
+// final says that everything that the writer's state held has been read since
+// the batch was: what is not explained then is foreign.
+type provenance func(id tp, h kbatch.Header, final bool) (verdict, *producer, error)
 
 // producer is one producer of a slot: native records are written by the first,
 // forwarded ones by one for each path.
@@ -146,6 +150,9 @@ type pipeline struct {
 	quiescent   bool // the durable checkpoint says so
 	wantQuiet   bool
 	blocked     int64 // producer id whose provenance must be looked up, -1: none
+	blockedAt   int64 // source offset of the batch that is blocked
+	proofAt     int64 // source offset of the batch for which its writer's state was read to its end
+	stopped     bool // the halt was acted upon
 	asking      bool
 	unfenced    bool        // a former owner may still write: nothing is done before it is fenced
 	keep        *checkpoint // the record that must stay in the state topic, nil: snapshots replace it
@@ -166,7 +173,9 @@ type ringEntry struct {
 }
 
 func newPipeline(o pipelineOptions) *pipeline {
-	return &pipeline{pipelineOptions: o, lanes: map[*producer]*lane{}, last: -1, targetEnd: -1, targetEpoch: -1, epochAsked: -1, highWater: -1, logStart: -1, blocked: -1}
+	p := &pipeline{pipelineOptions: o, lanes: map[*producer]*lane{}, last: -1, targetEnd: -1, targetEpoch: -1, epochAsked: -1, highWater: -1, logStart: -1, blocked: -1, proofAt: -1}
+	p.extents.Limit = mapLimit
+	return p
 }
 
 // frontier is the source offset below which everything is acknowledged on the
@@ -322,12 +331,12 @@ func (p *pipeline) classify(c *pchunk, entry []byte, magic int8) entryClass {
 	case h.IsControl(), h.Count == 0:
 	case h.IsTransactional() && aborted:
 	default:
-		if v, prod, err = p.provenance(h); err != nil || v == verdictForeign {
+		if v, prod, err = p.provenance(p.id, h, p.proofAt == h.BaseOffset); v == verdictForeign {
 			return p.stop(dr.HaltForeign, fmt.Sprintf("source offsets %d to %d carry the registered producer id %d epoch %d, but no replicator wrote them there (%v): "+
 				"the log may have been cloned or restored from another cluster", h.BaseOffset, e.last, h.ProducerID, h.ProducerEpoch, err))
 		}
 		if v == verdictUnknown {
-			p.blocked = h.ProducerID
+			p.blocked, p.blockedAt = h.ProducerID, h.BaseOffset
 			return entryClass{class: classStop}
 		}
 	}
@@ -371,7 +380,7 @@ func (p *pipeline) classifyOld(entry []byte) entryClass {
 	if last < p.next {
 		return e
 	}
-	_, prod, _ := p.provenance(kbatch.Header{BaseOffset: base, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1})
+	_, prod, _ := p.provenance(p.id, kbatch.Header{BaseOffset: base, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, false)
 	if p.mustCheck {
 		return p.stop(dr.HaltExisting, fmt.Sprintf("target topic %s held records without provenance before the first run", p.target))
 	}
@@ -589,9 +598,15 @@ func (p *pipeline) record(e offsets.Extent) {
 	p.segment = append(p.segment, e)
 }
 
-// resetMap forgets the offset map: what is copied from here on starts a new one.
-func (p *pipeline) resetMap() {
-	p.extents = offsets.Map{}
+// resetMap forgets the offset map: what is copied from here on starts a new
+// one. What lies below the target's end stays known as written by replicators.
+func (p *pipeline) resetMap(targetEnd int64) {
+	m, err := offsets.Restore(offsets.Floor{TargetEnd: targetEnd}, nil)
+	if err != nil {
+		panic("bug: restore an empty map: " + err.Error())
+	}
+	p.extents = *m
+	p.extents.Limit = mapLimit
 	p.segment, p.fullSegs = nil, nil
 	p.firstSeg = p.nextSeg
 }

@@ -233,8 +233,12 @@ func (s *slot) work(io context.Context) {
 			s.askProvenance(io, p)
 		}
 		s.send(p)
-		if p.halt != nil {
+		if p.halt != nil && !p.stopped {
+			p.stopped = true
 			s.e.fetch.stop(p.id)
+			s.e.stats.failed(string(p.halt.Code))
+			s.log.LogAttrs(io, slog.LevelWarn, "partition halted", slog.String("topic", p.topic), slog.Int("partition", int(p.id.partition)),
+				slog.String("code", string(p.halt.Code)), slog.String("reason", p.halt.Reason))
 		}
 		if p.doubt != nil && s.retake == nil {
 			s.retake = fmt.Errorf("%w: %s partition %d: %w", errRetake, p.topic, p.id.partition, p.doubt)
@@ -274,15 +278,33 @@ func (s *slot) send(p *pipeline) {
 
 // askProvenance has the registry read for a producer id that is not known.
 func (s *slot) askProvenance(io context.Context, p *pipeline) {
-	id, gen := p.blocked, p.gen
+	id, at, gen := p.blocked, p.blockedAt, p.gen
 	p.asking = true
-	s.e.sourceIDs.resolve(io, id, func() {
+	done := func(proof int64) {
 		s.box.put(event{call: func() {
 			if q := s.pipes[p.id]; q == p && p.gen == gen {
-				p.blocked, p.asking = -1, false
+				p.blocked, p.asking, p.proofAt = -1, false, proof
 				s.touched[p] = struct{}{}
 			}
 		}})
+	}
+	reg, known := s.e.sourceIDs.lookup(id)
+	if !known {
+		s.e.sourceIDs.resolve(io, id, func() { done(-1) })
+		return
+	}
+	if reg == nil {
+		done(-1)
+		return
+	}
+	s.e.background(func(ctx context.Context) { // the state of the one that wrote it
+		proof := at
+		if err := s.e.o.SourceState.RefreshPartition(ctx, reg.Slot); err != nil {
+			proof = -1
+			s.e.note("read the state of replicator "+reg.Replicator, err)
+			sleep(ctx, time.Second) //nolint:errcheck // asked again, or over
+		}
+		done(proof)
 	})
 }
 

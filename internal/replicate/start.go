@@ -3,6 +3,7 @@ package replicate
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/anabranch/anabranch/internal/dr"
@@ -135,21 +136,26 @@ func (e *Engine) holdsForeign(ctx context.Context, t fenceTarget, end int64) (bo
 
 // provenance decides what happens to a batch of the source by the producer id
 // in its header.
-func (s *slot) provenance(h kbatch.Header) (verdict, *producer, error) {
+func (s *slot) provenance(id tp, h kbatch.Header, final bool) (verdict, *producer, error) {
 	reg, known := s.e.sourceIDs.lookup(h.ProducerID)
 	switch {
 	case !known:
 		return verdictUnknown, nil, nil
 	case reg == nil:
 		return verdictCopy, s.primary, nil
-	case !s.e.o.ForwardAll:
+	}
+	if err := s.e.claims.explain(reg, id, h); err != nil {
+		if final {
+			return verdictForeign, nil, err
+		}
+		return verdictUnknown, nil, nil
+	}
+	if !s.e.o.ForwardAll {
 		return verdictSkip, nil, nil
 	}
-	path := append(append([]string{}, reg.Path...), s.e.sourceID)
-	for _, c := range path {
-		if c == s.e.targetID {
-			return verdictSkip, nil, nil
-		}
+	path := append(slices.Clone(reg.Path), s.e.sourceID)
+	if slices.Contains(path, s.e.targetID) {
+		return verdictSkip, nil, nil
 	}
 	txn := s.txnID(pathKey(path))
 	if p := s.producers[txn]; p != nil {
@@ -216,7 +222,7 @@ func (s *slot) resolveHalt(ctx context.Context, p *pipeline) error {
 	}
 	if srcEnd, _ := p.extents.End(); p.next < srcEnd || tgtEnd < p.targetEnd {
 		// Records before the map's end are copied again: the map starts anew.
-		p.resetMap()
+		p.resetMap(tgtEnd)
 	}
 	p.targetEnd = tgtEnd
 	return nil

@@ -211,6 +211,7 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 		return nil, fmt.Errorf("read offset map of %s partition %d: %w", ck.Topic, id.partition, err)
 	}
 	p.extents = *m
+	p.extents.Limit = mapLimit
 	p.beginEpoch(s.primary)
 	switch {
 	case r.missing != nil:

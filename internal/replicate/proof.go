@@ -1,0 +1,170 @@
+package replicate
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/kstate"
+	"github.com/anabranch/anabranch/internal/offsets"
+)
+
+// A registered producer id is a filter, not a proof: a log that was cloned,
+// linked or restored carries the ids of another cluster, and an id that was
+// given out twice names two writers. The proof lies on the cluster that is
+// read: the replicator that wrote a batch there keeps, in that cluster's state
+// topic, which offsets it wrote (the offset map, up to the checkpoint) and
+// under which epoch it writes behind it.
+
+// claim is one partition of this cluster as its writer's state describes it.
+type claim struct {
+	raw   []byte // the checkpoint's bytes that the rest was made of
+	end   int64  // below it, the map knows every offset that was written
+	lanes []laneRecord
+	held  *offsets.Map
+}
+
+// claims reads what other replicators keep about the cluster that is read.
+type claims struct {
+	table *kstate.Table
+
+	mu struct {
+		sync.Mutex
+		keys map[claimKey]string // of checkpoints
+		made map[claimKey]*claim
+		segs map[string][]offsets.Extent // full segments, by key and number
+	}
+}
+
+// claimKey names a partition of the cluster that is read, and a replicator
+// that writes to it.
+type claimKey struct {
+	replicator string
+	slot       int32
+	id         tp
+}
+
+func newClaims(table *kstate.Table) *claims {
+	c := &claims{table: table}
+	c.mu.keys, c.mu.made, c.mu.segs = map[claimKey]string{}, map[claimKey]*claim{}, map[string][]offsets.Extent{}
+	return c
+}
+
+// explain reports whether the state of the writer explains a batch at its
+// place: nil when it does. The error says why not; it is final only after the
+// writer's state partition was read to its end.
+func (c *claims) explain(reg *registration, id tp, h kbatch.Header) error {
+	cl, err := c.get(claimKey{reg.Replicator, reg.Slot, id})
+	if err != nil {
+		return err
+	}
+	if h.BaseOffset < cl.end {
+		// Batches are written whole and compaction keeps their range of
+		// offsets, so the first offset that is left speaks for all.
+		if h.LastOffset() < cl.end && cl.held.Holds(h.BaseOffset, h.LastOffset()+1) {
+			return nil
+		}
+		return fmt.Errorf("replicator %s did not write offsets %d to %d", reg.Replicator, h.BaseOffset, h.LastOffset())
+	}
+	for _, l := range cl.lanes {
+		if l.ID == h.ProducerID && l.Epoch == h.ProducerEpoch {
+			return nil
+		}
+	}
+	return fmt.Errorf("replicator %s does not write with epoch %d behind offset %d", reg.Replicator, h.ProducerEpoch, cl.end)
+}
+
+// get returns the newest claim of a writer on a partition.
+func (c *claims) get(k claimKey) (*claim, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key, ok := c.mu.keys[k]
+	if !ok {
+		if key, ok = c.find(k); !ok {
+			return nil, fmt.Errorf("replicator %s keeps no state of this partition", k.replicator)
+		}
+		c.mu.keys[k] = key
+	}
+	raw, ok := c.table.Get(k.slot, key)
+	if !ok {
+		return nil, fmt.Errorf("replicator %s keeps no state of this partition", k.replicator)
+	}
+	if made := c.mu.made[k]; made != nil && &made.raw[0] == &raw[0] {
+		return made, nil
+	}
+	cl, err := c.build(k, key, raw)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.made[k] = cl
+	return cl, nil
+}
+
+// find looks for the checkpoint whose target is the partition: checkpoints are
+// keyed by the writer's source topic.
+func (c *claims) find(k claimKey) (string, bool) {
+	raw := map[string][]byte{}
+	c.table.Range(k.slot, prefixCheckpoint(k.replicator), func(key string, v []byte) { raw[key] = v })
+	for key, v := range raw {
+		if ck, err := decode[checkpoint](v); err == nil && ck.Partition == k.id.partition && ck.TargetID == hexID(k.id.topicID) {
+			return key, true
+		}
+	}
+	return "", false
+}
+
+func (c *claims) build(k claimKey, key string, raw []byte) (*claim, error) {
+	ck, err := decode[checkpoint](raw)
+	if err != nil {
+		return nil, err
+	}
+	src, err := parseKey(key[len(prefixCheckpoint(k.replicator)):])
+	if err != nil {
+		return nil, err
+	}
+	var all []offsets.Extent
+	for n := ck.FirstSeg; n < ck.NextSeg; n++ {
+		seg, err := c.segment(k, src, n)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, seg...)
+	}
+	tail, err := decodeExtents(ck.Extents)
+	if err != nil {
+		return nil, err
+	}
+	m, err := offsets.Restore(ck.Floor, append(all, tail...))
+	if err != nil {
+		return nil, err
+	}
+	return &claim{raw: raw, end: ck.TargetEnd, lanes: ck.Lanes, held: m}, nil
+}
+
+// segment returns one full segment of a map. Full segments never change.
+func (c *claims) segment(k claimKey, src tp, n int64) ([]offsets.Extent, error) {
+	key := keySegment(k.replicator, src, n)
+	name := fmt.Sprintf("%s#%d", key, n)
+	if seg, ok := c.mu.segs[name]; ok {
+		return seg, nil
+	}
+	raw, ok := c.table.Get(k.slot, key)
+	if !ok {
+		return nil, fmt.Errorf("segment %d of the offset map of replicator %s is missing", n, k.replicator)
+	}
+	rec, err := decode[segmentRecord](raw)
+	if err == nil && rec.N != n {
+		err = fmt.Errorf("segment %d of the offset map of replicator %s was replaced by %d", n, k.replicator, rec.N)
+	}
+	if err != nil {
+		return nil, err
+	}
+	seg, err := offsets.Decode(rec.Extents)
+	if err == nil {
+		if len(c.mu.segs) > 4096 {
+			c.mu.segs = map[string][]offsets.Extent{}
+		}
+		c.mu.segs[name] = seg
+	}
+	return seg, err
+}
