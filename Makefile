@@ -4,7 +4,7 @@ BIN     := bin
 CORE    := ./internal/kbatch/... ./internal/offsets/... ./internal/replicate/... ./internal/kstate/... ./internal/mirror/...
 FUZZTIME ?= 30s
 
-.PHONY: help build test race lint fuzz ci clean
+.PHONY: help build test race lint fuzz ci quickstart clean
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -26,6 +26,9 @@ fuzz: ## every fuzz target for FUZZTIME
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
 	  done; \
 	done
+
+quickstart: ## a tour of replication on two real Kafka clusters; needs Java 17 and Maven (ARGS=-exit ends after the tour)
+	$(GO) run ./tests/quickstart $(ARGS)
 
 ci: ## what a change has to pass
 	.ci/run

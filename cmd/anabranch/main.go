@@ -8,15 +8,20 @@ import (
 
 	"github.com/anabranch/anabranch/internal/app"
 	"github.com/anabranch/anabranch/internal/cli"
+	"github.com/anabranch/anabranch/internal/demo"
 )
 
 // version is set by release builds: -ldflags "-X main.version=v1.2.3".
 var version string
 
 func main() {
-	os.Exit(cli.Main(cli.Deps{Version: version, Serve: serve}, os.Args[1:]))
+	os.Exit(cli.Main(cli.Deps{Version: version, Serve: serve, Demo: tour}, os.Args[1:]))
 }
 
 func serve(ctx context.Context, o cli.ServeOptions) error {
 	return app.Serve(ctx, app.ServeOptions{ConfigFile: o.ConfigFile, Build: o.Build, Log: o.Stderr, CPUProfile: o.CPUProfile, MemProfile: o.MemProfile})
+}
+
+func tour(ctx context.Context, o cli.DemoOptions) error {
+	return demo.Run(ctx, demo.Options{Exit: o.Exit, Build: o.Build, Stdout: o.Stdout, Stderr: o.Stderr})
 }
