@@ -27,24 +27,23 @@ type machine struct {
 	Kafka        string    `json:"kafka"`
 	MirrorMaker2 string    `json:"mirrormaker2"`
 	Rounds       int       `json:"rounds"`
+	Data         string    `json:"data"`        // where the brokers kept their logs
+	LoadBefore   float64   `json:"load_before"` // load average when the run began: 0 on a quiet machine
 }
 
 // describe fills in what can be found; what cannot stays "unknown".
-func describe(ctx context.Context, s *stage, rounds int) machine {
+func describe(ctx context.Context, s *stage, o options) machine {
 	m := machine{
 		Time: time.Now().UTC().Truncate(time.Second), Commit: "unknown", CPU: "unknown", Kernel: "unknown", Java: "unknown",
-		Cores: runtime.NumCPU(), Go: runtime.Version(), Kafka: ktest.Newest, MirrorMaker2: mirrorVersion(s.root), Rounds: rounds,
+		Cores: runtime.NumCPU(), Go: runtime.Version(), Kafka: ktest.Newest, MirrorMaker2: mirrorVersion(s.root), Rounds: o.rounds,
+		Data: filepath.Dir(s.dir), LoadBefore: s.load,
 	}
 	if raw, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		if name := procField(string(raw), "model name"); name != "" {
 			m.CPU = name
 		}
 	}
-	if raw, err := os.ReadFile("/proc/meminfo"); err == nil {
-		if kib, err := strconv.ParseFloat(strings.TrimSuffix(procField(string(raw), "MemTotal"), " kB"), 64); err == nil {
-			m.MemoryGiB = round2(kib / (1 << 20))
-		}
-	}
+	m.MemoryGiB = round2(memoryKiB("MemTotal") / (1 << 20))
 	if raw, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		m.Kernel = strings.TrimSpace(string(raw))
 	}
@@ -56,6 +55,33 @@ func describe(ctx context.Context, s *stage, rounds int) machine {
 		m.Commit = strings.TrimSpace(string(out))
 	}
 	return m
+}
+
+// memoryKiB returns a line of /proc/meminfo, 0 if there is none.
+func memoryKiB(name string) float64 {
+	raw, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	kib, err := strconv.ParseFloat(strings.TrimSuffix(procField(string(raw), name), " kB"), 64)
+	if err != nil {
+		return 0
+	}
+	return kib
+}
+
+// loadAverage returns how many processes were running or waiting in the last
+// minute, 0 if that cannot be read.
+func loadAverage() float64 {
+	raw, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	var load float64
+	if _, err := fmt.Sscan(string(raw), &load); err != nil {
+		return 0
+	}
+	return load
 }
 
 // mirrorVersion reads the version of connect-mirror from the harness's list of
@@ -74,6 +100,6 @@ func mirrorVersion(root string) string {
 }
 
 func (m machine) String() string {
-	return fmt.Sprintf("%s, %d cores, %.1f GiB, Linux %s, %s, %s; Kafka %s (two clusters of one broker each, on the same machine), MirrorMaker 2 %s; commit %s, %s, medians of %d rounds",
-		m.CPU, m.Cores, m.MemoryGiB, m.Kernel, m.Go, m.Java, m.Kafka, m.MirrorMaker2, m.Commit, m.Time.Format(time.DateTime+" MST"), m.Rounds)
+	return fmt.Sprintf("%s, %d cores, %.1f GiB, Linux %s, %s, %s; Kafka %s (two clusters of one broker each, on the same machine), MirrorMaker 2 %s; logs in %s; commit %s, %s, load average before %.1f, medians of %d rounds",
+		m.CPU, m.Cores, m.MemoryGiB, m.Kernel, m.Go, m.Java, m.Kafka, m.MirrorMaker2, m.Data, m.Commit, m.Time.Format(time.DateTime+" MST"), m.LoadBefore, m.Rounds)
 }

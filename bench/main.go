@@ -29,6 +29,9 @@ func main() {
 	}
 }
 
+// quietLoad is a load average that disturbs no measurement.
+const quietLoad = 0.5
+
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if runtime.GOOS != "linux" {
 		return errors.New("processor time and memory are read from /proc: this needs Linux")
@@ -45,8 +48,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return errors.Join(err, s.close())
 	}
 	b := &bench{stage: s, options: o, progress: newProgress(stderr, o)}
+	if s.load > quietLoad {
+		b.progress.note("the machine is not quiet (load average %.1f): expect figures that are too low", s.load)
+	}
 	all, err := b.measureAll(ctx)
-	all.Machine = describe(ctx, s, o.rounds)
+	all.Machine = describe(ctx, s, o)
 	if err := errors.Join(err, s.close()); err != nil {
 		return err
 	}

@@ -26,7 +26,8 @@ type stage struct {
 	root           string // of the module
 	profiles       string // directory for processor profiles of anabranch, empty for none
 	source, target *side
-	started        int // replicators of anabranch so far, to name them
+	load           float64 // load average before anything was started
+	started        int     // replicators of anabranch so far, to name them
 }
 
 // side is one cluster.
@@ -54,7 +55,7 @@ const brokerHeapMB = 768
 // newStage starts the clusters and builds the binary. The caller closes it,
 // also after an error.
 func newStage(ctx context.Context, o options) (*stage, error) {
-	s := &stage{profiles: o.profiles}
+	s := &stage{profiles: o.profiles, load: loadAverage()}
 	var err error
 	if s.self, err = os.Executable(); err != nil {
 		return s, fmt.Errorf("find own program: %w", err)
@@ -62,7 +63,7 @@ func newStage(ctx context.Context, o options) (*stage, error) {
 	if s.root, err = moduleRoot(ctx); err != nil {
 		return s, err
 	}
-	if s.dir, err = os.MkdirTemp(o.dir, "anabranch-bench-"); err != nil {
+	if s.dir, err = os.MkdirTemp(scratch(o.dir), "anabranch-bench-"); err != nil {
 		return s, fmt.Errorf("make directory: %w", err)
 	}
 	if s.binary = o.binary; s.binary == "" {
@@ -74,6 +75,24 @@ func newStage(ctx context.Context, o options) (*stage, error) {
 		}
 	}
 	return s, s.startClusters(ctx)
+}
+
+// memoryDir is the file system in memory that Linux machines have.
+const memoryDir = "/dev/shm"
+
+// scratch returns where the clusters write: the given directory, or memory if
+// there is plenty, or else the system's temporary directory. A disk, most of
+// all one whose rate is limited, would be measured instead of the replicators.
+func scratch(dir string) string {
+	const plenty = 16 << 20 // KiB
+	if dir != "" {
+		return dir
+	}
+	info, err := os.Stat(memoryDir)
+	if err != nil || !info.IsDir() || memoryKiB("MemAvailable") < plenty {
+		return os.TempDir()
+	}
+	return memoryDir
 }
 
 // brokersCompile makes the brokers use the optimising compiler as brokers in
