@@ -188,9 +188,14 @@ func (e *Engine) bootstrap(ctx context.Context) error {
 			}
 		}
 	}
+	both, err := e.endsOfBoth(ctx, src, tgt)
+	if err != nil {
+		return err
+	}
 	var records []*kgo.Record
 	for _, t := range e.selected(src) {
-		r := startRecord{V: stateVersion, Topic: t.name, Offsets: make([]int64, len(t.partitions)), OnBoth: tgt.byName[e.o.Naming.Target(t.name)] != nil}
+		r := startRecord{V: stateVersion, Topic: t.name, Offsets: make([]int64, len(t.partitions))}
+		r.SourceEnds, r.TargetEnds = both[t.name][0], both[t.name][1]
 		for p := range r.Offsets {
 			r.Offsets[p] = -1
 			if o, ok := at[t.name][int32(p)]; ok {
@@ -203,6 +208,41 @@ func (e *Engine) bootstrap(ctx context.Context) error {
 		return fmt.Errorf("write the start positions: %w", err)
 	}
 	return e.writeControl(ctx, keyCreated(e.o.Name), encode(createdRecord{V: stateVersion, Source: e.sourceID, Slots: e.slots, AtMs: time.Now().UnixMilli()}))
+}
+
+// endsOfBoth returns the ends of source and target, by partition, of the topics
+// that exist on both.
+func (e *Engine) endsOfBoth(ctx context.Context, src, tgt *clusterMeta) (map[string][2][]int64, error) {
+	sources, targets := map[string][]int32{}, map[string][]int32{}
+	for _, t := range e.selected(src) {
+		other := tgt.byName[e.o.Naming.Target(t.name)]
+		if other == nil {
+			continue
+		}
+		for p := range min(len(t.partitions), len(other.partitions)) {
+			sources[t.name], targets[other.name] = append(sources[t.name], int32(p)), append(targets[other.name], int32(p))
+		}
+	}
+	out := map[string][2][]int64{}
+	if len(sources) == 0 {
+		return out, nil
+	}
+	se, err := listMany(ctx, e.sourceControl, sources, -1)
+	if err != nil {
+		return nil, err
+	}
+	te, err := listMany(ctx, e.control, targets, -1)
+	if err != nil {
+		return nil, err
+	}
+	for name, parts := range sources {
+		var ends [2][]int64
+		for _, p := range parts {
+			ends[0], ends[1] = append(ends[0], se[name][p]), append(ends[1], te[e.o.Naming.Target(name)][p])
+		}
+		out[name] = ends
+	}
+	return out, nil
 }
 
 // agree makes sure that all workers run the same configuration: a higher

@@ -41,7 +41,6 @@ type Engine struct {
 	jobsCtx                                           context.Context //nolint:containedctx // the life of Run, for background look-ups
 
 	choice atomic.Pointer[selection]
-	starts atomic.Pointer[map[[16]byte]startRecord]
 
 	mu struct {
 		sync.Mutex

@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kstate"
 	"github.com/anabranch/anabranch/internal/ktest"
 	"github.com/anabranch/anabranch/internal/replicate"
 )
@@ -154,6 +155,18 @@ func load(tb testing.TB, b ktest.Broker, topic, name string, txn bool, stop *ato
 	return committed
 }
 
+// awaitCreated waits until a replicator has decided where it starts: what both
+// sides hold by then would halt it.
+func awaitCreated(t *testing.T, target ktest.Broker, name string) {
+	t.Helper()
+	table := kstate.NewTable(kstate.TableOptions{Dial: endpoint("target", target).Dial})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- table.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	await(t, name+" is created", 30*time.Second, func() bool { _, ok := table.Get(0, "c/created/"+name); return ok })
+}
+
 // TestReal_KillsLoseAndDoubleNothing kills the workers of both directions at
 // random moments under load and then compares the two clusters.
 func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
@@ -168,7 +181,8 @@ func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 	ab, ba := spawn(t, "ab", "w-ab", a, b), spawn(t, "ba", "w-ba", b, a)
 	var stop atomic.Bool
 	var wg sync.WaitGroup
-	time.Sleep(5 * time.Second)
+	awaitCreated(t, b, "ab")
+	awaitCreated(t, a, "ba")
 	for name, c := range map[string]ktest.Broker{"a": a, "b": b} {
 		for _, topic := range []string{"plain", "txn", "keyed"} {
 			wg.Go(func() { load(t, c, topic, name+topic, topic == "txn", &stop) })

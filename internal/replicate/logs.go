@@ -40,7 +40,6 @@ func listOffset(ctx context.Context, cl *kgo.Client, topic string, part int32, a
 		}
 		switch {
 		case err == nil && off < 0:
-			at = -1
 			req.Topics[0].Partitions[0].Timestamp = -1
 		case err == nil:
 			return off, nil

@@ -1,7 +1,9 @@
 package replicate
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -41,21 +43,24 @@ func (p *pipeline) judge(it *item, a produceAnswer, sendErr error) outcome {
 		text += ": " + a.message
 	}
 	at := it.pieces[0].SourceOffset
-	switch err {
-	case kerr.NotEnoughReplicas: // checked before the append
+	is := func(list ...*kerr.Error) bool {
+		return slices.ContainsFunc(list, func(k *kerr.Error) bool { return errors.Is(err, k) })
+	}
+	switch {
+	case is(kerr.NotEnoughReplicas): // checked before the append
 		p.waiting = "the target has fewer in-sync replicas than min.insync.replicas"
 		return outcomeRefused
-	case kerr.NotLeaderForPartition, kerr.UnknownTopicOrPartition, kerr.LeaderNotAvailable, kerr.UnknownTopicID, kerr.FencedLeaderEpoch:
+	case is(kerr.NotLeaderForPartition, kerr.UnknownTopicOrPartition, kerr.LeaderNotAvailable, kerr.UnknownTopicID, kerr.FencedLeaderEpoch):
 		if p.old(it) {
 			break
 		}
 		p.waiting = "the target's leader moves: " + text
 		return outcomeRefused
-	case kerr.OutOfOrderSequenceNumber:
+	case is(kerr.OutOfOrderSequenceNumber):
 		if p.stalled { // behind a refused one, as it must be
 			return outcomeRefused
 		}
-	case kerr.MessageTooLarge, kerr.RecordListTooLarge:
+	case is(kerr.MessageTooLarge, kerr.RecordListTooLarge):
 		if it.count == 1 {
 			p.stop(dr.HaltTooLarge, fmt.Sprintf("the record at source offset %d is too large for target topic %s: %s", at, p.target, text))
 			return outcomeRefused
@@ -63,19 +68,19 @@ func (p *pipeline) judge(it *item, a produceAnswer, sendErr error) outcome {
 		p.maxBytes = min(p.maxBytes, max(1024, len(it.bytes)/2))
 		p.note(fmt.Errorf("target topic %s takes smaller batches than its configuration said: %s", p.target, text))
 		return outcomeOpen
-	case kerr.CorruptMessage, kerr.InvalidRecord:
+	case is(kerr.CorruptMessage, kerr.InvalidRecord):
 		if bad := kbatch.VerifyCRC(it.bytes); bad != nil {
 			p.stop(dr.HaltCorrupt, fmt.Sprintf("source offsets from %d on (%d records): the payload does not match its checksum: %v", at, it.count, bad))
 			return outcomeRefused
 		}
-		if err == kerr.InvalidRecord {
+		if is(kerr.InvalidRecord) {
 			p.stop(dr.HaltRefused, fmt.Sprintf("source offsets from %d on (%d records): %s", at, it.count, text))
 			return outcomeRefused
 		}
-	case kerr.InvalidTimestamp, kerr.UnsupportedForMessageFormat, kerr.PolicyViolation, kerr.UnsupportedCompressionType, kerr.InvalidTopicException:
+	case is(kerr.InvalidTimestamp, kerr.UnsupportedForMessageFormat, kerr.PolicyViolation, kerr.UnsupportedCompressionType, kerr.InvalidTopicException):
 		p.stop(dr.HaltRefused, fmt.Sprintf("source offsets from %d on (%d records): %s", at, it.count, text))
 		return outcomeRefused
-	case kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed:
+	case is(kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed):
 		p.stop(dr.HaltUnauthorized, fmt.Sprintf("produce to target topic %s: %s", p.target, text))
 		return outcomeRefused
 	}

@@ -144,7 +144,7 @@ type pipeline struct {
 	halt        *haltRecord
 	waiting     string // why it waits, empty if it does not
 	started     bool
-	mustCheck   bool // the target held records before the first run
+	checkBelow  int64 // native source records below it may be on the target already, see startRecord
 	resolved    string
 	dirty       bool // a checkpoint is due
 	quiescent   bool // the durable checkpoint says so
@@ -152,7 +152,7 @@ type pipeline struct {
 	blocked     int64 // producer id whose provenance must be looked up, -1: none
 	blockedAt   int64 // source offset of the batch that is blocked
 	proofAt     int64 // source offset of the batch for which its writer's state was read to its end
-	stopped     bool // the halt was acted upon
+	stopped     bool  // the halt was acted upon
 	asking      bool
 	unfenced    bool        // a former owner may still write: nothing is done before it is fenced
 	keep        *checkpoint // the record that must stay in the state topic, nil: snapshots replace it
@@ -353,7 +353,7 @@ func (p *pipeline) classify(c *pchunk, entry []byte, magic int8) entryClass {
 		}
 		return e
 	}
-	if p.mustCheck {
+	if h.BaseOffset < p.checkBelow {
 		return p.stop(dr.HaltExisting, fmt.Sprintf("target topic %s held records without provenance before the first run, and source offset %d is about to be copied: "+
 			"they may be the same records, copied earlier by another tool", p.target, h.BaseOffset))
 	}
@@ -381,7 +381,7 @@ func (p *pipeline) classifyOld(entry []byte) entryClass {
 		return e
 	}
 	_, prod, _ := p.provenance(p.id, kbatch.Header{BaseOffset: base, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, false)
-	if p.mustCheck {
+	if base < p.checkBelow {
 		return p.stop(dr.HaltExisting, fmt.Sprintf("target topic %s held records without provenance before the first run", p.target))
 	}
 	e.class, e.prod, e.small = classAssemble, prod, true

@@ -21,7 +21,6 @@ type stateWriter struct {
 	owner  *ownerRecord
 	seq    int64
 	flying bool
-	next   time.Time // of checkpoints that only bound the tail
 }
 
 func (w *stateWriter) want(p *pipeline) { w.due[p] = struct{}{} }
@@ -145,7 +144,7 @@ func (p *pipeline) snapshot() checkpoint {
 		V: stateVersion, Topic: p.topic, Target: p.target, TargetID: hexID(p.targetID), Partition: p.id.partition,
 		Position: p.frontier(), SourceEpoch: p.last, TargetEnd: p.targetEnd, TargetEpoch: p.targetEpoch,
 		Floor: p.extents.Floor(), FirstSeg: p.firstSeg, NextSeg: p.nextSeg, Extents: encodeExtents(p.segment),
-		Halt: p.halt, Resolved: p.resolved, HighWater: p.highWater, LogStart: p.logStart, Started: p.started,
+		Halt: p.halt, Resolved: p.resolved, HighWater: p.highWater, LogStart: p.logStart, Started: p.started, CheckBelow: p.checkBelow,
 		AtMs: p.now().UnixMilli(),
 	}
 	for prod, l := range p.lanes {

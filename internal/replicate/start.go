@@ -12,10 +12,10 @@ import (
 
 // found is where a new pipeline starts.
 type found struct {
-	offset    int64 // source
-	targetEnd int64
-	maxBytes  int
-	mustCheck bool
+	offset     int64 // source
+	targetEnd  int64
+	maxBytes   int
+	checkBelow int64
 }
 
 // startNew finds partitions of this slot that have no pipeline yet and starts
@@ -73,7 +73,7 @@ func (s *slot) startOne(io context.Context, id tp, topic string, target *topicMe
 				return
 			}
 			p := s.build(id, topic, target.name, target.id, f.maxBytes)
-			p.next, p.targetEnd, p.mustCheck, p.logStart = f.offset, f.targetEnd, f.mustCheck, f.offset
+			p.next, p.targetEnd, p.checkBelow, p.logStart = f.offset, f.targetEnd, f.checkBelow, f.offset
 			p.beginEpoch(s.primary)
 			// The first item waits for the checkpoint that announces the epoch.
 			p.intents, p.unsavedTo, p.dirty = 1, 1, true
@@ -109,10 +109,16 @@ func (e *Engine) findStart(ctx context.Context, id tp, topic string, target *top
 	if int(id.partition) < len(rec.Offsets) && rec.Offsets[id.partition] >= 0 {
 		f.offset = max(f.offset, rec.Offsets[id.partition])
 	}
-	if rec.OnBoth && f.targetEnd > 0 {
-		f.mustCheck, err = e.holdsForeign(ctx, fenceTarget{id: id, topic: target.name, topicID: target.id}, f.targetEnd)
+	if p := int(id.partition); p < len(rec.TargetEnds) && p < len(rec.SourceEnds) && rec.TargetEnds[p] > 0 && f.offset < rec.SourceEnds[p] {
+		foreign, err := e.holdsForeign(ctx, fenceTarget{id: id, topic: target.name, topicID: target.id}, min(f.targetEnd, rec.TargetEnds[p]))
+		if err != nil {
+			return f, err
+		}
+		if foreign {
+			f.checkBelow = rec.SourceEnds[p]
+		}
 	}
-	return f, err
+	return f, nil
 }
 
 // holdsForeign reports whether a target partition holds records that no
@@ -214,7 +220,7 @@ func (s *slot) resolveHalt(ctx context.Context, p *pipeline) error {
 	default:
 		return nil
 	}
-	p.halt, p.keep, p.doubt, p.mustCheck, p.last = nil, nil, nil, false, -1
+	p.halt, p.keep, p.doubt, p.checkBelow, p.last = nil, nil, nil, 0, -1
 	p.resolved, p.dirty = r.ID, true
 	_, tgtEnd, err := logRange(ctx, s.e.control, p.target, p.id.partition)
 	if err != nil {

@@ -65,7 +65,8 @@ type checkpoint struct {
 	Resolved    string        `json:"resolved,omitempty"` // id of the last decision that was carried out
 	HighWater   int64         `json:"high_water"`
 	LogStart    int64         `json:"log_start"`
-	Started     bool          `json:"started"` // something native was copied, or it was seen that nothing stands against it
+	CheckBelow  int64         `json:"check_below,omitempty"` // native source records below it may be on the target already: they halt
+	Started     bool          `json:"started"`               // something native was copied, or it was seen that nothing stands against it
 	AtMs        int64         `json:"at_ms"`
 }
 
@@ -132,7 +133,10 @@ type startRecord struct {
 	V       int     `json:"v"`
 	Topic   string  `json:"topic"`
 	Offsets []int64 `json:"offsets"` // by partition
-	OnBoth  bool    `json:"on_both"` // the target had a topic of this name too
+	// Where the target had a topic of this name too: the ends of both sides
+	// when the replicator was created. What lies below may be there already.
+	SourceEnds []int64 `json:"source_ends,omitempty"`
+	TargetEnds []int64 `json:"target_ends,omitempty"`
 }
 
 // resolveRecord is the decision of an operator about one partition.

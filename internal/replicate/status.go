@@ -22,6 +22,7 @@ const (
 // reportWorker writes what this worker does into the state topic, so that any
 // worker can answer for the whole replicator.
 func (e *Engine) reportWorker(ctx context.Context) error {
+	defer e.reportEnd(ctx)
 	for {
 		if owned := e.acquiredSlots(); len(owned) > 0 || e.phaseIs(dr.ReplicatorCreating) {
 			rep, in, lat := e.stats.rates()
@@ -229,7 +230,7 @@ func (e *Engine) judgeState(st *dr.ReplicatorStatus) {
 	}
 	down := false
 	for _, t := range []*topology{e.source, e.target} {
-		if err, since := t.trouble(); err != nil && time.Since(since) > 2*time.Second {
+		if since, err := t.trouble(); err != nil && time.Since(since) > 2*time.Second {
 			reasons = append(reasons, fmt.Sprintf("cluster %s can't be reached since %s: %v", t.cluster, since.UTC().Format(time.RFC3339), err))
 			down = true
 		}

@@ -171,7 +171,7 @@ func (s *slot) renew(old *pipeline) *pipeline {
 	p.extents, p.segment, p.fullSegs = old.extents, old.segment, old.fullSegs
 	p.firstSeg, p.nextSeg = old.firstSeg, old.nextSeg
 	p.targetEnd, p.targetEpoch = old.targetEnd, old.targetEpoch
-	p.highWater, p.logStart, p.started, p.mustCheck, p.resolved, p.lastAck = old.highWater, old.logStart, old.started, old.mustCheck, old.resolved, old.lastAck
+	p.highWater, p.logStart, p.started, p.checkBelow, p.resolved, p.lastAck = old.highWater, old.logStart, old.started, old.checkBelow, old.resolved, old.lastAck
 	p.beginEpoch(s.primary)
 	return p
 }
@@ -201,7 +201,7 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 	}
 	p := s.build(id, ck.Topic, ck.Target, targetID, s.e.limits.maxBytes(ck.Target))
 	p.next, p.last, p.targetEnd, p.targetEpoch = ck.Position, ck.SourceEpoch, ck.TargetEnd, ck.TargetEpoch
-	p.highWater, p.logStart, p.started, p.resolved = ck.HighWater, ck.LogStart, ck.Started, ck.Resolved
+	p.highWater, p.logStart, p.started, p.resolved, p.checkBelow = ck.HighWater, ck.LogStart, ck.Started, ck.Resolved, ck.CheckBelow
 	p.firstSeg, p.nextSeg, p.halt = ck.FirstSeg, ck.NextSeg, ck.Halt
 	if p.segment, err = decodeExtents(ck.Extents); err != nil {
 		return nil, fmt.Errorf("read state of %s: %w", ck.Topic, err)

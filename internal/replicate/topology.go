@@ -2,6 +2,7 @@ package replicate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -90,10 +91,10 @@ func (t *topology) refresh() {
 }
 
 // trouble returns the error of the last attempt and since when attempts fail.
-func (t *topology) trouble() (error, time.Time) { //nolint:revive // the error is the value here, not a failure of the call
+func (t *topology) trouble() (since time.Time, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.mu.err, t.mu.errSince
+	return t.mu.errSince, t.mu.err
 }
 
 // run polls until ctx ends. A kick is served at most every 50 ms. Very large
@@ -157,7 +158,7 @@ func fetchMetadata(ctx context.Context, cl *kgo.Client) (*clusterMeta, error) {
 	}
 	for i := range resp.Topics {
 		rt := &resp.Topics[i]
-		if rt.Topic == nil || rt.ErrorCode != 0 && kerr.ErrorForCode(rt.ErrorCode) != kerr.LeaderNotAvailable {
+		if rt.Topic == nil || rt.ErrorCode != 0 && !errors.Is(kerr.ErrorForCode(rt.ErrorCode), kerr.LeaderNotAvailable) {
 			continue
 		}
 		t := &topicMeta{name: *rt.Topic, id: rt.TopicID, partitions: make([]partMeta, len(rt.Partitions))}
@@ -166,7 +167,7 @@ func fetchMetadata(ctx context.Context, cl *kgo.Client) (*clusterMeta, error) {
 				return nil, fmt.Errorf("read metadata: topic %s has partition %d of %d", t.name, rp.Partition, len(t.partitions))
 			}
 			pm := partMeta{leader: rp.Leader, leaderEpoch: rp.LeaderEpoch, inSync: len(rp.ISR)}
-			if rp.ErrorCode != 0 && kerr.ErrorForCode(rp.ErrorCode) == kerr.LeaderNotAvailable {
+			if errors.Is(kerr.ErrorForCode(rp.ErrorCode), kerr.LeaderNotAvailable) {
 				pm.leader = -1
 			}
 			t.partitions[rp.Partition] = pm
