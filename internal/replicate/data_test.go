@@ -4,13 +4,16 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	cmpdiff "github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -176,56 +179,71 @@ func random(n int, seed uint64) []byte {
 }
 
 // TestReal_EveryKindOfDataArrivesAsItIs copies every kind of record that a log
-// can hold between clusters of both versions.
+// can hold between clusters of both versions. One target forgets its idempotent
+// producers while their records are still coming in.
 func TestReal_EveryKindOfDataArrivesAsItIs(t *testing.T) {
-	forgetful := map[string]string{"producer.id.expiration.ms": "2000", "producer.id.expiration.check.interval.ms": "500"}
-	for _, c := range []struct {
-		name, source, target string
-		properties           map[string]string // of the target
+	began := time.Now()
+	cleaner := map[string]string{"log.cleaner.backoff.ms": "100"}
+	newest := ktest.RealCluster(t, ktest.Options{Properties: cleaner})
+	oldest := ktest.RealCluster(t, ktest.Options{Version: ktest.Oldest, Properties: cleaner})
+	forgetful := ktest.RealCluster(t, ktest.Options{Properties: map[string]string{"producer.id.expiration.ms": "2000", "producer.id.expiration.check.interval.ms": "500"}})
+	t.Logf("clusters after %v", time.Since(began))
+	var workers []*worker
+	kinds := map[*ktest.Cluster]map[string]func(*testing.T, pair, string){}
+	directions := []struct {
+		name  string
+		p     pair
+		names dr.TopicNames
 	}{
-		{"4.4 to 4.4", ktest.Newest, ktest.Newest, nil},
-		{"3.9 to 4.4 that forgets producers", ktest.Oldest, ktest.Newest, forgetful},
-		{"4.4 to 3.9", ktest.Newest, ktest.Oldest, nil},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			p := pair{
-				src: ktest.RealCluster(t, ktest.Options{Version: c.source, Properties: map[string]string{"log.cleaner.backoff.ms": "100"}}),
-				tgt: ktest.RealCluster(t, ktest.Options{Version: c.target, Properties: c.properties}),
+		{"4.4 to 4.4", pair{newest, forgetful}, dr.NamesIdentical},
+		{"4.4 to 3.9", pair{newest, oldest}, dr.NamesPrefixed},
+		{"3.9 to 4.4", pair{oldest, forgetful}, dr.NamesPrefixed},
+	}
+	kinds[newest], kinds[oldest] = pair{src: newest}.writeEveryKind(t), pair{src: oldest}.writeEveryKind(t)
+	t.Logf("written after %v", time.Since(began))
+	for i, d := range directions {
+		topics := slices.Collect(maps.Keys(kinds[d.p.src]))
+		workers = append(workers, d.p.start(t, fmt.Sprintf("kinds-%d", i), topics, func(o *replicate.Options) { o.Naming = dr.Naming{Mode: d.names, Source: "from"} }))
+	}
+	check := func(t *testing.T, i int) {
+		d := directions[i]
+		naming := dr.Naming{Mode: d.names, Source: "from"}
+		for topic, check := range kinds[d.p.src] {
+			workers[i].caughtUp(t, topic, 30*time.Second)
+			if check != nil {
+				check(t, d.p, naming.Target(topic))
+				continue
 			}
-			topics := p.writeEveryKind(t)
-			w := p.start(t, "kinds", nil)
-			for topic, check := range topics {
-				w.caughtUp(t, topic, 30*time.Second)
-				if check == nil {
-					t.Logf("%s: %d records", topic, p.identical(t, topic, topic))
-					continue
-				}
-				check(t)
+			n := d.p.identical(t, topic, naming.Target(topic))
+			if n < 12 {
+				t.Errorf("%s: %d records are too few to test anything", topic, n)
 			}
-			// The pipelines go on behind all of that.
-			for topic := range topics {
-				p.write(t, topic, []*kgo.Record{{Key: []byte("last"), Value: []byte("one more")}})
-			}
-			for topic, check := range topics {
-				w.caughtUp(t, topic, 20*time.Second)
-				if check == nil {
-					p.identical(t, topic, topic)
-				}
-			}
-		})
+			t.Logf("%s: %d records", topic, n)
+		}
+	}
+	for i, d := range directions {
+		t.Run(d.name, func(t *testing.T) { check(t, i) })
+	}
+	for _, c := range []*ktest.Cluster{newest, oldest} { // the pipelines go on behind all of that
+		for topic := range kinds[c] {
+			produceAll(t, c, topic, []*kgo.Record{{Key: []byte("last"), Value: []byte("one more")}})
+		}
+	}
+	for i, d := range directions {
+		t.Run(d.name+" goes on", func(t *testing.T) { check(t, i) })
 	}
 }
 
 // writeEveryKind fills topics on the source. Topics whose source log changes by
 // itself come with a check of their own.
-func (p pair) writeEveryKind(t *testing.T) map[string]func(*testing.T) {
-	out := map[string]func(*testing.T){}
+func (p pair) writeEveryKind(t *testing.T) map[string]func(*testing.T, pair, string) {
+	out := map[string]func(*testing.T, pair, string){}
 	topic := func(name string, configs map[string]*string) string {
 		createTopic(t, p.src, name, 1, configs)
 		out[name] = nil
 		return name
 	}
-	p.legacy(t, topic("magic", nil))
+	out["magic"] = p.legacy(t, topic("magic", map[string]*string{"retention.ms": str("-1")}))
 	out["cleaned"] = p.cleaned(t, topic("cleaned", map[string]*string{
 		"cleanup.policy": str("compact"), "segment.ms": str("50"), "min.cleanable.dirty.ratio": str("0.01"),
 		"delete.retention.ms": str("100"), "min.compaction.lag.ms": str("0"),
@@ -309,20 +327,38 @@ func (p pair) transactions(t *testing.T, topic string) {
 	}
 }
 
-// legacy puts segments of magic 0 and 1 under the stopped broker.
-func (p pair) legacy(t *testing.T, topic string) {
-	rec := func(o int64) kbatch.Record {
-		return kbatch.Record{Offset: o, Timestamp: 1_600_000_000_000 + o, Key: fmt.Appendf(nil, "k%d", o), Value: fmt.Appendf(nil, "old %d", o)}
+// legacy puts segments of magic 0 and 1 under the stopped broker. The check:
+// every record is on the target with the timestamp that Kafka's own readers
+// give it. (kgo gives the records in a wrapper with LogAppendTime their own.)
+func (p pair) legacy(t *testing.T, topic string) func(*testing.T, pair, string) {
+	const stamp, appended = 1_600_000_000_000, 1_600_000_000_777
+	var want []string
+	rec := func(o, seen int64) kbatch.Record {
+		r := kbatch.Record{Offset: o, Timestamp: stamp + o, Key: fmt.Appendf(nil, "k%d", o), Value: fmt.Appendf(nil, "old %d", o)}
+		want = append(want, fmt.Sprintf("%d %s=%s", seen, r.Key, r.Value))
+		return r
 	}
+	own := func(o int64) kbatch.Record { return rec(o, stamp+o) }
 	var log []byte
-	log = append(log, kbatch.Builder{}.Legacy(0, rec(0), rec(1))...)
-	log = append(log, kbatch.Builder{Codec: kbatch.CodecGzip}.Legacy(0, rec(2), rec(3), rec(5))...)
-	log = append(log, kbatch.Builder{}.Legacy(1, rec(6), rec(8))...)
-	log = append(log, kbatch.Builder{Codec: kbatch.CodecLz4}.Legacy(1, rec(9), rec(10), rec(11))...)
-	log = append(log, kbatch.Builder{Codec: kbatch.CodecSnappy, Attributes: kbatch.AttrLogAppendTime, Time: 1_600_000_000_777}.Legacy(1, rec(12), rec(13))...)
+	log = append(log, kbatch.Builder{}.Legacy(0, rec(0, -1), rec(1, -1))...)
+	log = append(log, kbatch.Builder{Codec: kbatch.CodecGzip}.Legacy(0, rec(2, -1), rec(3, -1), rec(5, -1))...)
+	log = append(log, kbatch.Builder{}.Legacy(1, own(6), own(8))...)
+	log = append(log, kbatch.Builder{Codec: kbatch.CodecLz4}.Legacy(1, own(9), own(10), own(11))...)
+	log = append(log, kbatch.Builder{Codec: kbatch.CodecSnappy, Attributes: kbatch.AttrLogAppendTime, Time: appended}.Legacy(1, rec(12, appended), rec(13, appended))...)
 	rewrite(t, p.src, func(dir string) {
 		swap(t, dir, topic, func([]byte) []byte { return log })
 	})
+	return func(t *testing.T, p pair, target string) {
+		var got []string
+		for _, r := range read(t, p.tgt, target, kgo.ReadUncommitted())[0] {
+			if string(r.Key) != "last" {
+				got = append(got, fmt.Sprintf("%d %s=%s", r.Timestamp.UnixMilli(), r.Key, r.Value))
+			}
+		}
+		if d := cmpdiff.Diff(want, got); d != "" {
+			t.Errorf("%s: (-want +got)\n%s", topic, d)
+		}
+	}
 }
 
 // rewrite stops a single broker, changes its files and starts it again.
@@ -370,9 +406,8 @@ func swap(t *testing.T, dir, topic string, change func([]byte) []byte) {
 // cleaned writes few keys many times and waits until the cleaner of the source
 // made gaps. The check: what the source still holds is on the target, in order,
 // nothing is there twice, and every key has its newest value.
-func (p pair) cleaned(t *testing.T, topic string) func(*testing.T) {
+func (p pair) cleaned(t *testing.T, topic string) func(*testing.T, pair, string) {
 	n := 0
-	p.write(t, topic, nil)
 	cl := client(t, p.src, kgo.DefaultProduceTopic(topic))
 	for round := range 12 {
 		var recs []*kgo.Record
@@ -393,8 +428,8 @@ func (p pair) cleaned(t *testing.T, topic string) func(*testing.T) {
 		time.Sleep(60 * time.Millisecond)
 	}
 	await(t, "the cleaner of the source", 20*time.Second, func() bool { return total(read(t, p.src, topic, kgo.ReadCommitted())) < n/3 })
-	return func(t *testing.T) {
-		src, tgt := read(t, p.src, topic, kgo.ReadCommitted())[0], read(t, p.tgt, topic, kgo.ReadUncommitted())[0]
+	return func(t *testing.T, p pair, target string) {
+		src, tgt := read(t, p.src, topic, kgo.ReadCommitted())[0], read(t, p.tgt, target, kgo.ReadUncommitted())[0]
 		at, newest := map[string]int{}, map[string]string{}
 		for i, r := range tgt {
 			id := show(r)
