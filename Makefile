@@ -30,6 +30,12 @@ fuzz: ## every fuzz target for FUZZTIME
 quickstart: ## a tour of replication on two real Kafka clusters; needs Java 17 and Maven (ARGS=-exit ends after the tour)
 	$(GO) run ./tests/quickstart $(ARGS)
 
+bench: ## Anabranch, MirrorMaker 2 and the ceiling side by side: under 30 minutes, writes bench/README.md and bench/results
+	$(GO) run ./bench
+
+bench-quick: ## a part of it, compared with the ratios of the last full run
+	$(GO) run ./bench -quick
+
 ci: ## what a change has to pass
 	.ci/run
 
