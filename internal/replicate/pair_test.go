@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,7 +74,7 @@ type worker struct {
 }
 
 // newWorker makes an engine and its state tables.
-func newWorker(name, id string, src, tgt ktest.Broker, change func(*replicate.Options)) (*replicate.Engine, replicate.Options, error) {
+func newWorker(name, id string, src, tgt ktest.Broker, change func(*replicate.Options), tweak ...func(*mirror.Options)) (*replicate.Engine, replicate.Options, error) {
 	level := slog.LevelWarn
 	if os.Getenv("ANABRANCH_TEST_LOG") != "" {
 		level = slog.LevelDebug
@@ -87,12 +88,27 @@ func newWorker(name, id string, src, tgt ktest.Broker, change func(*replicate.Op
 		Compression: kbatch.CodecSource, Logger: log, Layout: kstate.Layout{Partitions: 4},
 	}
 	var e *replicate.Engine
+	var lead atomic.Pointer[mirror.Topics]
 	o.Lead = func(ctx context.Context, s, t *kgo.Client) error {
-		m, err := mirror.New(mirror.Options{Source: s, Target: t, Filter: o.Filter, Naming: o.Naming, Settings: dr.SettingsFollow, Ledger: ledger{e}, Logger: log, Notify: e.Changed})
+		mo := mirror.Options{Source: s, Target: t, Filter: o.Filter, Naming: o.Naming, Settings: dr.SettingsFollow, Ledger: ledger{e}, Logger: log, Notify: e.Changed}
+		for _, fn := range tweak {
+			fn(&mo)
+		}
+		m, err := mirror.New(mo)
 		if err != nil {
 			return err
 		}
+		lead.Store(m)
+		defer lead.Store(nil)
 		return m.Run(ctx)
+	}
+	o.Topics = func() (out []replicate.TopicReport) {
+		if m := lead.Load(); m != nil {
+			for _, t := range m.Status() {
+				out = append(out, replicate.TopicReport{Name: t.Name, Target: t.Target, State: t.State, Code: t.Code, Reason: t.Reason, Drift: t.Drift})
+			}
+		}
+		return out
 	}
 	if change != nil {
 		change(&o)
@@ -120,9 +136,9 @@ func runEngine(ctx context.Context, e *replicate.Engine, o replicate.Options) er
 	return errors.Join(err, <-tables, <-tables)
 }
 
-func startWorker(tb testing.TB, name, id string, src, tgt ktest.Broker, change func(*replicate.Options)) *worker {
+func startWorker(tb testing.TB, name, id string, src, tgt ktest.Broker, change func(*replicate.Options), tweak ...func(*mirror.Options)) *worker {
 	tb.Helper()
-	e, o, err := newWorker(name, id, src, tgt, change)
+	e, o, err := newWorker(name, id, src, tgt, change, tweak...)
 	if err != nil {
 		tb.Fatal(err)
 	}
