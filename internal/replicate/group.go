@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -54,34 +55,56 @@ func (e *Engine) leaseHolds() bool {
 	return time.Since(l.base)-time.Duration(l.at.Load()) < l.timeout/2
 }
 
+// confirmLease waits until the group answered a request of this worker that
+// was sent after since, or ctx ends. A worker whose slot was taken over by
+// another asks the group first whether the slot is still its own.
+func (e *Engine) confirmLease(ctx context.Context, since time.Time) error {
+	for time.Duration(e.lease.at.Load()) < since.Sub(e.lease.base) {
+		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	// An answer that says no ends ctx in a moment.
+	return sleep(ctx, 50*time.Millisecond)
+}
+
 // ownedSlot is a slot that this worker was assigned.
 type ownedSlot struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-// errSuperseded ends the membership when a newer configuration takes over.
-var errSuperseded = errors.New("a newer version of the configuration took over")
+// errSuperseded ends the membership when another configuration takes over.
+var errSuperseded = errors.New("another configuration took over")
 
 // member works in the group until ctx ends. base is the life of everything
 // that must outlive ctx to drain.
 func (e *Engine) member(ctx, base context.Context) error {
+	refused := ""
 	for ctx.Err() == nil {
 		if err := e.agree(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			e.setPhase(dr.ReplicatorFailed, err.Error())
-			e.log.LogAttrs(ctx, slog.LevelError, "refused", slog.String("error", err.Error()))
+			if err.Error() != refused { // asked again at every change of the state topic, said once
+				refused = err.Error()
+				e.log.LogAttrs(ctx, slog.LevelError, "refused", slog.String("error", refused))
+			}
 			e.waitState(ctx, 5*time.Second)
 			continue
 		}
+		refused = ""
 		err := e.join(ctx, base)
 		switch {
 		case ctx.Err() != nil || err == nil:
 			return nil
 		case errors.Is(err, errSuperseded):
-			e.log.LogAttrs(ctx, slog.LevelInfo, "superseded by a newer configuration")
+			e.log.LogAttrs(ctx, slog.LevelInfo, "superseded by another configuration")
+		case errors.Is(err, kerr.FencedInstanceID):
+			e.setPhase(dr.ReplicatorFailed, err.Error())
+			e.log.LogAttrs(ctx, slog.LevelError, "left the group of workers", slog.String("error", err.Error()))
+			e.waitTwin(ctx)
 		default:
 			if terr := e.targetState.Err(); terr != nil {
 				e.setPhase(dr.ReplicatorFailed, terr.Error())
@@ -107,6 +130,49 @@ func (e *Engine) waitState(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-t.C:
 	case <-changed:
+	}
+}
+
+// waitTwin waits, after another process took this worker's id, until that
+// process was not heard of for longer than a session, or ctx ends. It reports
+// itself under the common id, this one does not while it waits.
+func (e *Engine) waitTwin(ctx context.Context) {
+	changed, end := e.targetState.Watch()
+	defer end()
+	silence := e.o.SessionTimeout + 2*workerReport
+	t := time.NewTimer(silence)
+	defer t.Stop()
+	key := keyWorker(e.o.Name, e.o.WorkerID)
+	last, _ := e.targetState.Get(controlPartition, key)
+	for e.targetState.Err() == nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			return
+		case <-changed:
+		}
+		now, ok := e.targetState.Get(controlPartition, key)
+		if !ok { // it ended, and said so
+			return
+		}
+		if !bytes.Equal(now, last) {
+			last = now
+			t.Reset(silence)
+		}
+	}
+}
+
+// reportEnd takes the record of this worker back, so that the others need not
+// wait for it to grow old. A worker that stands by has none.
+func (e *Engine) reportEnd(ctx context.Context) {
+	if e.phaseIs(dr.ReplicatorFailed) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := e.writeControl(ctx, keyWorker(e.o.Name, e.o.WorkerID), nil); err != nil {
+		e.log.LogAttrs(ctx, slog.LevelDebug, "report the end to the other workers", slog.String("error", err.Error()))
 	}
 }
 
@@ -175,8 +241,16 @@ func (e *Engine) watchMembership(ctx context.Context, trouble <-chan error) erro
 			if err := e.targetState.Err(); err != nil {
 				return err
 			}
-			if cur := controlRecord[configRecord](e, keyConfig(e.o.Name)); cur != nil && cur.Version > e.o.Version {
+			cur := controlRecord[configRecord](e, keyConfig(e.o.Name))
+			if cur == nil || cur.Version == e.o.Version && cur.Digest == e.o.Digest {
+				continue
+			}
+			// Workers that start together may overwrite each other's record
+			// unseen; the newest version writes it again.
+			if err := e.agree(ctx); dr.CodeOf(err) == dr.CodeRefused {
 				return errSuperseded
+			} else if err != nil {
+				e.note("agree on the configuration", err)
 			}
 		}
 	}
@@ -190,6 +264,9 @@ func (e *Engine) leave(cl *kgo.Client) {
 	req := kmsg.NewPtrLeaveGroupRequest()
 	req.Group = e.groupID()
 	m := kmsg.NewLeaveGroupRequestMember()
+	// With the member's own id the broker refuses to remove another process
+	// that joined under the same worker id.
+	m.MemberID, _ = cl.GroupMetadata()
 	m.InstanceID = kmsg.StringPtr(e.o.WorkerID)
 	m.Reason = kmsg.StringPtr("stopped")
 	req.Members = append(req.Members, m)

@@ -84,6 +84,6 @@ func (p *pipeline) judge(it *item, a produceAnswer, sendErr error) outcome {
 		p.stop(dr.HaltUnauthorized, fmt.Sprintf("produce to target topic %s: %s", p.target, text))
 		return outcomeRefused
 	}
-	p.note(fmt.Errorf("produce to target topic %s partition %d: %s", p.target, p.id.partition, text))
+	p.note(fmt.Errorf("produce to target topic %s partition %d: %w: %s", p.target, p.id.partition, err, a.message))
 	return outcomeOpen
 }

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kbatch"
 )
@@ -145,6 +147,10 @@ func (s *slot) run(ctx context.Context) {
 			backoff = 0
 		}
 		if sleep(ctx, backoff) != nil {
+			break
+		}
+		fenced := errors.Is(err, kerr.InvalidProducerEpoch) || errors.Is(err, kerr.ProducerFenced)
+		if fenced && s.e.confirmLease(ctx, time.Now()) != nil {
 			break
 		}
 		backoff = min(5*time.Second, max(50*time.Millisecond, 2*backoff))

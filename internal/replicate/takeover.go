@@ -41,12 +41,13 @@ func (s *slot) acquire(ctx, io context.Context) error {
 	if !s.e.leaseHolds() {
 		return errLease
 	}
+	before := s.producers
 	if err := s.initProducers(ctx); err != nil {
 		return err
 	}
 	clean := map[tp]*pipeline{}
 	for id, p := range s.pipes {
-		if p.doubt == nil && p.quiet() && p.halt == nil {
+		if p.doubt == nil && p.quiet() && p.halt == nil && s.undisturbed(before) {
 			clean[id] = p
 		}
 	}
@@ -71,6 +72,20 @@ func (s *slot) acquire(ctx, io context.Context) error {
 		s.startFetch(p)
 	}
 	return nil
+}
+
+// undisturbed reports whether nobody else owned the slot since before: every
+// producer has the epoch that follows the one of this worker. Otherwise another
+// worker may have sent records of any partition meanwhile, and what this one
+// remembers is not what the target holds.
+func (s *slot) undisturbed(before map[string]*producer) bool {
+	for txn, p := range s.producers {
+		old := before[txn]
+		if old == nil || old.id != p.id || p.epoch != old.epoch+1 {
+			return false
+		}
+	}
+	return true
 }
 
 // slotRecord is what the state topic says of one partition.
