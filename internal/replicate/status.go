@@ -71,9 +71,9 @@ func (e *Engine) followEnds(ctx context.Context) error {
 	for sleep(ctx, endsInterval) == nil {
 		parts := map[string][]int32{}
 		ids := map[string][16]byte{}
-		m := e.source.meta()
+		m, paused := e.source.meta(), e.paused()
 		for id, v := range e.partitionViews() {
-			if v.status.State == dr.PartitionRunning && v.status.Worker == e.o.WorkerID {
+			if v.status.State == dr.PartitionRunning && v.status.Worker == e.o.WorkerID && !paused {
 				continue
 			}
 			if t := m.byName[v.topic]; t != nil && t.id == id.topicID {
@@ -109,6 +109,12 @@ func (e *Engine) followEnds(ctx context.Context) error {
 // of the rest.
 func (e *Engine) partitionViews() map[tp]partitionView {
 	views := e.views()
+	owners := map[int32]string{}
+	for _, w := range e.workers() {
+		for _, n := range w.Slots {
+			owners[n] = w.ID
+		}
+	}
 	out := map[tp]partitionView{}
 	for n := range e.slots {
 		if v := views[n]; v != nil && v.owned {
@@ -126,7 +132,9 @@ func (e *Engine) partitionViews() map[tp]partitionView {
 				continue
 			}
 			if ck, err := decode[checkpoint](b); err == nil {
-				out[id] = ck.view()
+				v := ck.view()
+				v.status.Worker = owners[n]
+				out[id] = v
 			}
 		}
 	}
