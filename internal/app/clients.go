@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -13,8 +14,6 @@ import (
 	"github.com/anabranch/anabranch/internal/api"
 	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/anabranch/anabranch/internal/obs"
-
-	"log/slog"
 )
 
 // dialer makes clients of one cluster.

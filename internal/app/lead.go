@@ -70,13 +70,11 @@ func (l ledger) Lookup(sourceTopicID [16]byte) (mirror.Entry, bool) {
 
 // Record keeps an entry durably.
 func (l ledger) Record(ctx context.Context, e mirror.Entry) error {
-	raw, err := json.Marshal(e)
+	r, err := recordOf(e)
 	if err != nil {
-		return fmt.Errorf("encode the entry of topic %s: %w", e.Source, err)
+		return err
 	}
-	return l.engine.RecordTopic(ctx, replicate.TopicRecord{
-		SourceID: e.SourceTopicID, TargetID: e.TargetTopicID, Created: e.Phase == mirror.PhaseCreated, Entry: raw,
-	})
+	return l.engine.RecordTopic(ctx, r)
 }
 
 // Entries returns all entries.
@@ -89,6 +87,16 @@ func (l ledger) Entries() []mirror.Entry {
 		}
 	}
 	return out
+}
+
+// recordOf puts an entry into a record. Only what was seen on the target counts
+// as created: the engine copies into nothing else.
+func recordOf(e mirror.Entry) (replicate.TopicRecord, error) {
+	raw, err := json.Marshal(e)
+	if err != nil {
+		return replicate.TopicRecord{}, fmt.Errorf("encode the entry of topic %s: %w", e.Source, err)
+	}
+	return replicate.TopicRecord{SourceID: e.SourceTopicID, TargetID: e.TargetTopicID, Created: e.Phase == mirror.PhaseCreated, Entry: raw}, nil
 }
 
 // entryOf reads the keeper's own words in a record.

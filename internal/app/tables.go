@@ -22,6 +22,7 @@ type tables struct {
 	cluster string
 	dial    dialer
 	log     *slog.Logger
+	follow  func(*kstate.Table, context.Context) error // Table.Run; tests end it early
 
 	mu struct {
 		sync.Mutex
@@ -36,7 +37,7 @@ type generation struct {
 }
 
 func newTables(cluster string, dial dialer, log *slog.Logger) *tables {
-	t := &tables{cluster: cluster, dial: dial, log: log.With(slog.String("cluster", cluster))}
+	t := &tables{cluster: cluster, dial: dial, log: log.With(slog.String("cluster", cluster)), follow: (*kstate.Table).Run}
 	t.mu.current = t.make()
 	return t
 }
@@ -54,8 +55,8 @@ func (t *tables) current() generation {
 // run keeps a table running until ctx ends.
 func (t *tables) run(ctx context.Context) {
 	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
-		g, began := t.current(), time.Now()
-		err := g.table.Run(ctx)
+		began := time.Now()
+		err := t.follow(t.current().table, ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -64,9 +65,14 @@ func (t *tables) run(ctx context.Context) {
 		}
 		t.log.LogAttrs(ctx, slog.LevelError, "state table ended, reading it anew", slog.Any("error", err), slog.Duration("pause", wait))
 		pause(ctx, wait)
-		t.mu.Lock()
-		t.mu.current = t.make()
-		t.mu.Unlock()
-		close(g.ended)
+		t.replace()
 	}
+}
+
+// replace puts a new table in the place of the current one, and tells its users.
+func (t *tables) replace() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	close(t.mu.current.ended)
+	t.mu.current = t.make()
 }

@@ -66,8 +66,9 @@ type cluster struct {
 
 func connect(name string, addrs []string) (*cluster, error) {
 	c := &cluster{name: name, options: kclient.Options{Name: name, BootstrapServers: addrs, ClientID: "demo"}}
-	// kadm answers from metadata that may be as old as this.
-	cl, err := kclient.New(c.options, kgo.ProducerLinger(0), kgo.MetadataMinAge(50*time.Millisecond))
+	// kadm answers from metadata that may be as old as MetadataMinAge, and a
+	// topic that was just created is not known to every broker yet.
+	cl, err := kclient.New(c.options, kgo.ProducerLinger(0), kgo.MetadataMinAge(50*time.Millisecond), kgo.UnknownTopicRetries(100))
 	if err != nil {
 		return nil, err
 	}

@@ -204,7 +204,7 @@ func newSide(t *testing.T, version string) *side {
 	t.Helper()
 	s := &side{t: t, Cluster: ktest.RealCluster(t, ktest.Options{Version: version})}
 	// kadm answers from metadata that may be as old as MetadataMinAge.
-	cl, err := kgo.NewClient(append(s.ClientOptions(), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(50*time.Millisecond))...)
+	cl, err := kgo.NewClient(append(s.ClientOptions(), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(50*time.Millisecond), kgo.UnknownTopicRetries(100))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,114 @@
+package app
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/replicate"
+)
+
+func TestMetrics_AreDocumented(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got, want []string
+	for line := range strings.Lines(string(raw)) {
+		if strings.HasPrefix(line, "| `anabranch_") && !strings.Contains(line, "_build_info") {
+			got = append(got, strings.TrimSpace(line))
+		}
+	}
+	for _, m := range metrics() {
+		want = append(want, fmt.Sprintf("| `%s` | %s | `%s` | %s |", m.name, m.kind, strings.Join(m.labels, "`, `"), m.help))
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("docs/metrics.md (+) is not what the code has (-):\n%s\nthe rows:\n%s", d, strings.Join(want, "\n"))
+	}
+}
+
+// sample is a collector of one replicator in which everything has happened.
+func sample() *collector {
+	status := dr.ReplicatorStatus{
+		Name: "east-west", State: dr.ReplicatorDegraded, MessageLag: 7, Workers: []dr.WorkerStatus{{ID: "a"}, {ID: "b"}},
+		Topics: []dr.TopicStatus{{Name: "orders", State: dr.TopicHalted, MessageLag: 7, Partitions: []dr.PartitionStatus{
+			{State: dr.PartitionHalted, Code: dr.HaltRetention}, {State: dr.PartitionHalted, Code: dr.HaltRetention}, {State: dr.PartitionRunning},
+		}}},
+	}
+	stats := replicate.Stats{
+		BytesReplicated: 1000, BytesIn: 1500, RecordsReplicated: 20, Throttled: 1500 * time.Millisecond, Failures: map[string]uint64{"timeout": 2},
+		LatencyBounds: []float64{0.1, 1}, LatencyCounts: []uint64{3, 0, 1}, LatencySum: 5.5,
+	}
+	return collectorOf([]source{{
+		name: "east-west", clusters: []string{"east", "west"},
+		status: func() dr.ReplicatorStatus { return status }, stats: func() replicate.Stats { return stats },
+	}}, func() map[authKey]uint64 { return map[authKey]uint64{{"east-west", "west"}: 4} })
+}
+
+func TestMetrics_SayWhatTheStatusSays(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewPedanticRegistry()
+	if err := reg.Register(sample()); err != nil {
+		t.Fatal(err)
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetValue())
+			}
+			v := m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			if h := m.GetHistogram(); h != nil {
+				got = append(got, fmt.Sprintf("%s %v count=%d sum=%v 0.1:%d 1:%d", f.GetName(), labels, h.GetSampleCount(), h.GetSampleSum(), h.GetBucket()[0].GetCumulativeCount(), h.GetBucket()[1].GetCumulativeCount()))
+			} else if v != 0 {
+				got = append(got, fmt.Sprintf("%s %v %v", f.GetName(), labels, v))
+			}
+		}
+	}
+	want := []string{
+		"anabranch_authentication_errors_total [west east-west] 4",
+		"anabranch_message_lag [east-west orders] 7",
+		"anabranch_partitions_halted [SOURCE_RETENTION_OVERTOOK east-west] 2",
+		"anabranch_replication_failures_total [timeout east-west] 2",
+		"anabranch_replication_latency_seconds [east-west] count=4 sum=5.5 0.1:3 1:3",
+		"anabranch_replicator_bytes_in_total [east-west] 1500",
+		"anabranch_replicator_bytes_total [east-west] 1000",
+		"anabranch_replicator_message_lag [east-west] 7",
+		"anabranch_replicator_records_total [east-west] 20",
+		"anabranch_replicator_state [east-west DEGRADED] 1",
+		"anabranch_throttle_time_seconds_total [east-west] 1.5",
+		"anabranch_topic_state [east-west HALTED orders] 1",
+		"anabranch_workers [east-west] 2",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestAddStats_SumsWithoutTouchingItsInputs(t *testing.T) {
+	t.Parallel()
+	a := replicate.Stats{BytesReplicated: 1, LatencyCounts: []uint64{1, 2}, LatencyBounds: []float64{1}, Failures: map[string]uint64{"x": 1}, LatencySum: 1}
+	b := replicate.Stats{BytesReplicated: 2, LatencyCounts: []uint64{10, 20}, LatencyBounds: []float64{1}, Failures: map[string]uint64{"x": 1, "y": 5}, LatencySum: 2}
+	want := replicate.Stats{BytesReplicated: 3, LatencyCounts: []uint64{11, 22}, LatencyBounds: []float64{1}, Failures: map[string]uint64{"x": 2, "y": 5}, LatencySum: 3}
+	if d := cmp.Diff(want, addStats(a, b)); d != "" {
+		t.Error(d)
+	}
+	if a.LatencyCounts[0] != 1 || b.LatencyCounts[0] != 10 || b.Failures["x"] != 1 {
+		t.Errorf("inputs were changed: %v %v", a, b)
+	}
+	if d := cmp.Diff(b, addStats(replicate.Stats{}, b)); d != "" {
+		t.Error(d)
+	}
+}
