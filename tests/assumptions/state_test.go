@@ -165,9 +165,11 @@ func topicIDs(t *testing.T, b *bench) {
 			_, err := s.adm.CreateTopic(s.ctx(), 1, 1, nil, topic)
 			return err == nil
 		})
-		if s.topicID(topic) == oldID {
-			t.Fatal("the topic id is the same")
-		}
+		s.eventually("another topic id", func() bool {
+			id := s.topicID(topic)
+			return id != oldID && id != [16]byte{}
+		})
+		s.awaitLeaders(topic, 1)
 		req := s.fetchRequest(topic, 0, 0)
 		req.Topics[0].TopicID = oldID
 		resp, err := req.RequestWith(s.ctx(), s.free.Broker(1))
