@@ -17,6 +17,7 @@ import (
 const (
 	defaultMaxBytes       = 1048588
 	defaultProducerExpiry = 24 * time.Hour
+	defaultTxnExpiry      = 7 * 24 * time.Hour
 )
 
 // limits is what the target says about itself: how large a batch may be, which
@@ -27,6 +28,7 @@ type limits struct {
 		sync.Mutex
 		topics map[string]topicLimits
 		expiry time.Duration
+		txn    time.Duration // transactional.id.expiration.ms
 	}
 }
 
@@ -37,7 +39,7 @@ type topicLimits struct {
 
 func newLimits(cl *kgo.Client) *limits {
 	l := &limits{cl: cl}
-	l.mu.topics, l.mu.expiry = map[string]topicLimits{}, defaultProducerExpiry
+	l.mu.topics, l.mu.expiry, l.mu.txn = map[string]topicLimits{}, defaultProducerExpiry, defaultTxnExpiry
 	return l
 }
 
@@ -129,7 +131,7 @@ func (l *limits) readBroker(ctx context.Context) {
 	}
 	req := kmsg.NewPtrDescribeConfigsRequest()
 	r := kmsg.NewDescribeConfigsRequestResource()
-	r.ResourceType, r.ResourceName, r.ConfigNames = kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(node)), []string{"producer.id.expiration.ms"}
+	r.ResourceType, r.ResourceName, r.ConfigNames = kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(node)), []string{"producer.id.expiration.ms", "transactional.id.expiration.ms"}
 	req.Resources = append(req.Resources, r)
 	resp, err := l.cl.Broker(int(node)).RetriableRequest(ctx, req)
 	if err != nil {
@@ -137,14 +139,21 @@ func (l *limits) readBroker(ctx context.Context) {
 	}
 	for _, r := range resp.(*kmsg.DescribeConfigsResponse).Resources {
 		for _, c := range r.Configs {
-			if c.Name != "producer.id.expiration.ms" || c.Value == nil {
+			if c.Value == nil {
 				continue
 			}
-			if ms, err := strconv.ParseInt(*c.Value, 10, 64); err == nil && ms > 0 {
-				l.mu.Lock()
-				l.mu.expiry = time.Duration(ms) * time.Millisecond
-				l.mu.Unlock()
+			ms, err := strconv.ParseInt(*c.Value, 10, 64)
+			if err != nil || ms <= 0 {
+				continue
 			}
+			l.mu.Lock()
+			switch c.Name {
+			case "producer.id.expiration.ms":
+				l.mu.expiry = time.Duration(ms) * time.Millisecond
+			case "transactional.id.expiration.ms":
+				l.mu.txn = time.Duration(ms) * time.Millisecond
+			}
+			l.mu.Unlock()
 		}
 	}
 }
@@ -162,6 +171,14 @@ func (l *limits) compacted(topic string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.mu.topics[topic].compacted
+}
+
+// keepAlive is how often a slot's transactional id must be used, so that the
+// coordinator does not forget it and give out another producer id.
+func (l *limits) keepAlive() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return min(24*time.Hour, l.mu.txn/4)
 }
 
 func (l *limits) producerExpiry() time.Duration {

@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -60,13 +61,17 @@ func (p pieces) sourceOf(seq int64) (src, until int64, ok bool) {
 // lanePieces collects the rows of one lane: the piece that the checkpoint lies
 // in and all intents behind it.
 func lanePieces(l laneRecord, intents []intentRow) pieces {
-	out := pieces{{Producer: l.Producer, Epoch: l.Epoch, Seq: l.PieceSeq, Src: l.PieceSrc}}
+	var out pieces
 	for _, r := range intents {
-		if r.Producer == l.Producer && r.Epoch == l.Epoch && r.Seq > l.PieceSeq {
+		if r.Producer == l.Producer && r.Epoch == l.Epoch && r.Seq >= l.PieceSeq {
 			out = append(out, r)
 		}
 	}
-	slices.SortFunc(out, func(a, b intentRow) int { return int(a.Seq - b.Seq) })
+	// An intent for the sequence at which the checkpoint's piece begins is
+	// newer than the checkpoint: nothing had been sent when that was written,
+	// and then the first record lay behind a gap. The sort is stable.
+	out = append(out, intentRow{Producer: l.Producer, Epoch: l.Epoch, Seq: l.PieceSeq, Src: l.PieceSrc})
+	slices.SortStableFunc(out, func(a, b intentRow) int { return cmp.Compare(a.Seq, b.Seq) })
 	return slices.CompactFunc(out, func(a, b intentRow) bool { return a.Seq == b.Seq })
 }
 

@@ -55,6 +55,10 @@ func TestResolvePosition(t *testing.T) {
 			name: "rows of another epoch or producer are not ours", intents: []intentRow{{"p", 2, 11, 999}, {"q", 3, 11, 999}}, tail: []tailBatch{{7, 3, 10, 5, 50}},
 			want: resume{position: 115, extents: []offsets.Extent{{Source: 110, Target: 50, Length: 5}}},
 		},
+		{
+			name: "an intent at the beginning of the checkpoint's piece is newer", intents: []intentRow{row(4, 204)}, tail: []tailBatch{{7, 3, 10, 1, 50}},
+			want: resume{position: 211, extents: []offsets.Extent{{Source: 210, Target: 50, Length: 1}}},
+		},
 		{name: "a hole in the sequences halts", tail: []tailBatch{{7, 3, 12, 5, 50}}, err: "sequence 12 of producer 7 where 10 is due"},
 		{
 			name: "the cleaner may have made a hole", tail: []tailBatch{{7, 3, 12, 3, 52}}, gaps: true,

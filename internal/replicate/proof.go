@@ -2,6 +2,7 @@ package replicate
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/anabranch/anabranch/internal/kbatch"
@@ -30,8 +31,8 @@ type claims struct {
 
 	mu struct {
 		sync.Mutex
-		keys map[claimKey]string // of checkpoints
-		made map[claimKey]*claim
+		keys map[claimKey][]string       // of checkpoints: a source topic that was re-created leaves several
+		made map[string]*claim           // by slot and key
 		segs map[string][]offsets.Extent // full segments, by key and number
 	}
 }
@@ -46,7 +47,7 @@ type claimKey struct {
 
 func newClaims(table *kstate.Table) *claims {
 	c := &claims{table: table}
-	c.mu.keys, c.mu.made, c.mu.segs = map[claimKey]string{}, map[claimKey]*claim{}, map[string][]offsets.Extent{}
+	c.mu.keys, c.mu.made, c.mu.segs = map[claimKey][]string{}, map[string]*claim{}, map[string][]offsets.Extent{}
 	return c
 }
 
@@ -54,63 +55,83 @@ func newClaims(table *kstate.Table) *claims {
 // place: nil when it does. The error says why not; it is final only after the
 // writer's state partition was read to its end.
 func (c *claims) explain(reg *registration, id tp, h kbatch.Header) error {
-	cl, err := c.get(claimKey{reg.Replicator, reg.Slot, id})
-	if err != nil {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := claimKey{reg.Replicator, reg.Slot, id}
+	err := c.explainBy(k, c.mu.keys[k], h)
+	if err == nil {
+		return nil
+	}
+	keys := c.find(k)
+	if slices.Equal(keys, c.mu.keys[k]) {
 		return err
 	}
+	c.mu.keys[k] = keys
+	return c.explainBy(k, keys, h)
+}
+
+func (c *claims) explainBy(k claimKey, keys []string, h kbatch.Header) error {
+	err := fmt.Errorf("replicator %s keeps no state of this partition", k.replicator)
+	for _, key := range keys {
+		var cl *claim
+		if cl, err = c.get(k, key); err == nil {
+			err = cl.explains(k.replicator, h)
+		}
+		if err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func (cl *claim) explains(replicator string, h kbatch.Header) error {
 	if h.BaseOffset < cl.end {
 		// Batches are written whole and compaction keeps their range of
-		// offsets, so the first offset that is left speaks for all.
+		// offsets.
 		if h.LastOffset() < cl.end && cl.held.Holds(h.BaseOffset, h.LastOffset()+1) {
 			return nil
 		}
-		return fmt.Errorf("replicator %s did not write offsets %d to %d", reg.Replicator, h.BaseOffset, h.LastOffset())
+		return fmt.Errorf("replicator %s did not write offsets %d to %d", replicator, h.BaseOffset, h.LastOffset())
 	}
 	for _, l := range cl.lanes {
 		if l.ID == h.ProducerID && l.Epoch == h.ProducerEpoch {
 			return nil
 		}
 	}
-	return fmt.Errorf("replicator %s does not write with epoch %d behind offset %d", reg.Replicator, h.ProducerEpoch, cl.end)
+	return fmt.Errorf("replicator %s does not write with epoch %d behind offset %d", replicator, h.ProducerEpoch, cl.end)
 }
 
-// get returns the newest claim of a writer on a partition.
-func (c *claims) get(k claimKey) (*claim, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	key, ok := c.mu.keys[k]
-	if !ok {
-		if key, ok = c.find(k); !ok {
-			return nil, fmt.Errorf("replicator %s keeps no state of this partition", k.replicator)
-		}
-		c.mu.keys[k] = key
-	}
+// get returns the newest claim of one checkpoint.
+func (c *claims) get(k claimKey, key string) (*claim, error) {
 	raw, ok := c.table.Get(k.slot, key)
-	if !ok {
+	if !ok || len(raw) == 0 {
 		return nil, fmt.Errorf("replicator %s keeps no state of this partition", k.replicator)
 	}
-	if made := c.mu.made[k]; made != nil && &made.raw[0] == &raw[0] {
+	name := fmt.Sprintf("%d/%s", k.slot, key)
+	if made := c.mu.made[name]; made != nil && &made.raw[0] == &raw[0] {
 		return made, nil
 	}
 	cl, err := c.build(k, key, raw)
 	if err != nil {
 		return nil, err
 	}
-	c.mu.made[k] = cl
+	c.mu.made[name] = cl
 	return cl, nil
 }
 
-// find looks for the checkpoint whose target is the partition: checkpoints are
-// keyed by the writer's source topic.
-func (c *claims) find(k claimKey) (string, bool) {
+// find looks for the checkpoints whose target is the partition: checkpoints
+// are keyed by the writer's source topic.
+func (c *claims) find(k claimKey) []string {
 	raw := map[string][]byte{}
 	c.table.Range(k.slot, prefixCheckpoint(k.replicator), func(key string, v []byte) { raw[key] = v })
+	var out []string
 	for key, v := range raw {
 		if ck, err := decode[checkpoint](v); err == nil && ck.Partition == k.id.partition && ck.TargetID == hexID(k.id.topicID) {
-			return key, true
+			out = append(out, key)
 		}
 	}
-	return "", false
+	slices.Sort(out)
+	return out
 }
 
 func (c *claims) build(k claimKey, key string, raw []byte) (*claim, error) {

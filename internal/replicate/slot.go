@@ -94,6 +94,7 @@ type slot struct {
 	scanAgain              time.Time
 	assembler              kbatch.Assembler
 
+	acquired  time.Time // when the producers' epochs were taken
 	published time.Time
 	view      atomic.Pointer[slotView]
 }

@@ -93,9 +93,10 @@ func (s *slot) gather(p *pipeline) ([]stateRecord, covered) {
 		out = append(out, stateRecord{keyIntent(s.e.o.Name, p.id, p.ringNext), encode(intentRecord{V: stateVersion, Pieces: p.unsaved})})
 		p.ringNext = (p.ringNext + 1) % intentRing
 		last := p.unsaved[len(p.unsaved)-1]
-		p.written = append(p.written, ringEntry{producer: last.Producer, epoch: last.Epoch, seq: last.Seq})
+		p.written = append(p.written, ringEntry{producer: last.Producer, epoch: last.Epoch, seq: last.Seq, src: last.Src})
 	}
-	activate := p.unsavedTo > p.durable && (p.quiescent || len(p.unsaved) == 0)
+	activate := p.newLane || p.unsavedTo > p.durable && (p.quiescent || len(p.unsaved) == 0)
+	p.newLane = false
 	p.unsaved = nil
 	for i, seg := range p.fullSegs {
 		n := p.nextSeg - int64(len(p.fullSegs)) + int64(i)
@@ -132,7 +133,7 @@ func (s *slot) saved(c covered) {
 func coveredBy(ck checkpoint, w ringEntry) bool {
 	for _, l := range ck.Lanes {
 		if l.Producer == w.producer {
-			return l.Epoch > w.epoch || l.PieceSeq >= w.seq
+			return l.Epoch > w.epoch || l.PieceSeq > w.seq || l.PieceSeq == w.seq && l.PieceSrc == w.src
 		}
 	}
 	return false

@@ -45,6 +45,7 @@ func (s *slot) acquire(ctx, io context.Context) error {
 	if err := s.initProducers(ctx); err != nil {
 		return err
 	}
+	s.acquired = time.Now()
 	clean := map[tp]*pipeline{}
 	for id, p := range s.pipes {
 		if p.doubt == nil && p.quiet() && p.halt == nil && s.undisturbed(before) {
@@ -111,6 +112,9 @@ func (s *slot) load() (map[tp]*slotRecord, error) {
 		ck, err := decode[checkpoint](v)
 		if err != nil {
 			return nil, fmt.Errorf("read state of %s: %w", k, err)
+		}
+		if !s.e.o.Filter.Match(ck.Topic) {
+			continue // no longer selected: its records stay for the day when it is again
 		}
 		out[id] = &slotRecord{ck: ck}
 	}

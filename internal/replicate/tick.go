@@ -31,6 +31,9 @@ func (s *slot) onTick(io context.Context) {
 	if !s.retryAt.IsZero() && now.After(s.retryAt) {
 		s.retryUnfenced(tgt)
 	}
+	if now.Sub(s.acquired) > s.e.limits.keepAlive() && s.retake == nil {
+		s.retake = fmt.Errorf("%w: to keep its transactional id alive", errRetake)
+	}
 	s.startNew(io)
 	if now.Sub(s.published) >= publishEvery {
 		s.publish(true, "")
