@@ -44,7 +44,7 @@ func (b *logBuffer) Write(p []byte) (int, error) {
 func (b *logBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.mu.Buffer.String()
+	return b.mu.String()
 }
 
 // start runs a worker of a file for the length of a test.

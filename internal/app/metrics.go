@@ -149,7 +149,7 @@ func (c *collector) collectStatus(ch chan<- prometheus.Metric, name string, st d
 	}
 }
 
-func oneIf(is bool) float64 { //nolint:revive // the boolean is the value, it controls nothing
+func oneIf(is bool) float64 {
 	if is {
 		return 1
 	}

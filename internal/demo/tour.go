@@ -143,7 +143,9 @@ func (t *tour) walk(ctx context.Context, file string) error {
 		t.writePrimary, t.listSecondary, t.writeSecondary, t.failback, t.count,
 	} {
 		if err := step(ctx); err != nil {
-			t.say("   NOT SO  %v\n", err)
+			if ctx.Err() == nil {
+				t.say("   NOT SO  %v\n", err)
+			}
 			return err
 		}
 	}
