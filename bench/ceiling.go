@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,7 @@ type ceilingJob struct {
 type ceilingResult struct {
 	FetchMBPerS   float64 `json:"fetch_mb_per_s"`
 	ProduceMBPerS float64 `json:"produce_mb_per_s"`
+	CPUPerGB      float64 `json:"cpu_s_per_gb"` // of the process, per 10^9 bytes produced: what moving bytes costs at least
 }
 
 // MBPerS returns what a replicator could reach: it has to do both.
@@ -106,6 +108,10 @@ func (j *ceilingJob) run(ctx context.Context) (ceilingResult, error) {
 		if err := sleep(ctx, j.warmUp); err != nil {
 			return err
 		}
+		before, err := cpuTime(os.Getpid())
+		if err != nil {
+			return err
+		}
 		start, f, p := time.Now(), fetched.Load(), produced.Load()
 		if err := sleep(ctx, j.duration); err != nil {
 			return err
@@ -113,7 +119,9 @@ func (j *ceilingJob) run(ctx context.Context) (ceilingResult, error) {
 		seconds := time.Since(start).Seconds()
 		r.FetchMBPerS = float64(fetched.Load()-f) / 1e6 / seconds
 		r.ProduceMBPerS = float64(produced.Load()-p) / 1e6 / seconds
-		return nil
+		after, err := cpuTime(os.Getpid())
+		r.CPUPerGB = (after - before).Seconds() / max(r.ProduceMBPerS*seconds/1e3, 1e-3)
+		return err
 	})
 	err = g.Wait()
 	return r, err

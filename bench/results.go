@@ -53,6 +53,7 @@ type round struct {
 	WireRatio     float64 `json:"compression_ratio"` // bytes before compression per byte on the wire
 	FetchMBPerS   float64 `json:"ceiling_fetch_mb_per_s"`
 	ProduceMBPerS float64 `json:"ceiling_produce_mb_per_s"`
+	CeilingCPU    float64 `json:"ceiling_cpu_s_per_gb"` // of a process that only moves bytes
 	Anabranch     figures `json:"anabranch"`
 	MirrorMaker2  figures `json:"mirrormaker2"`
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -184,6 +185,20 @@ func (s *side) remove(ctx context.Context, topics ...string) error {
 			}
 		}
 		return true, nil
+	})
+}
+
+// awaitEmpty returns when a topic that was removed has no end offsets: the
+// broker goes on to answer with the old ones for a moment.
+func (s *side) awaitEmpty(ctx context.Context, topic string) error {
+	c, err := dial(ctx, s.addr())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return s.await(ctx, func() (bool, error) {
+		ends, err := c.endOffsets(topic)
+		return !slices.ContainsFunc(ends, func(e int64) bool { return e > 0 }), err
 	})
 }
 

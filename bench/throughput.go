@@ -101,8 +101,8 @@ func (r *cellRun) round(ctx context.Context, n int) (round, error) {
 		if err != nil {
 			return out, err
 		}
-		out.FetchMBPerS, out.ProduceMBPerS = c.FetchMBPerS, c.ProduceMBPerS
-		r.progress.step("%s round %d/%d: ceiling %.0f MB/s (fetch %.0f, produce %.0f)", r.cell, n, r.rounds, c.MBPerS(), c.FetchMBPerS, c.ProduceMBPerS)
+		out.FetchMBPerS, out.ProduceMBPerS, out.CeilingCPU = c.FetchMBPerS, c.ProduceMBPerS, c.CPUPerGB
+		r.progress.step("%s round %d/%d: ceiling %.0f MB/s, %.2f CPU-s/GB", r.cell, n, r.rounds, c.MBPerS(), c.CPUPerGB)
 	}
 	var err error
 	if r.takesPart(anabranch) {
@@ -140,6 +140,9 @@ func (r *cellRun) runCeiling(ctx context.Context, n int) (ceilingResult, error) 
 // runAnabranch starts a new replicator, measures until it has copied the topic
 // and stops it.
 func (r *cellRun) runAnabranch(ctx context.Context) (figures, error) {
+	if err := r.target.awaitEmpty(ctx, r.topic()); err != nil {
+		return figures{}, err
+	}
 	p, err := r.startAnabranch(ctx, r.topic())
 	if err != nil {
 		return figures{}, err
