@@ -283,7 +283,7 @@ func (e *Engine) Pause(ctx context.Context) error { return e.setPause(ctx, pause
 func (e *Engine) Resume(ctx context.Context) error { return e.setPause(ctx, pauseRecord{}) }
 
 func (e *Engine) setPause(ctx context.Context, r pauseRecord) error {
-	if e.targetState.Partitions() == 0 || e.controlProducer == nil {
+	if e.targetState.Partitions() == 0 || !e.reached() {
 		return &dr.Error{Code: dr.CodeConflict, Hint: "wait until it is past CREATING", Err: fmt.Errorf("replicator %s has not reached its target yet", e.o.Name)}
 	}
 	r.V, r.AtMs = stateVersion, time.Now().UnixMilli()

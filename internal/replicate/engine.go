@@ -46,6 +46,7 @@ type Engine struct {
 		sync.Mutex
 		slots   map[int32]*slot
 		cancels map[int32]*ownedSlot
+		dialed  bool // the clients and topologies are made
 		phase   dr.ReplicatorState
 		reason  string
 		notes   map[string]note
@@ -167,10 +168,21 @@ func (e *Engine) dial() (func(), error) {
 	e.target = newTopology(e.o.Target.Name, e.control, e.o.DiscoveryInterval, e.log)
 	e.senders = newSenders(out, e.leaseHolds, e.stats.throttled)
 	e.limits = newLimits(e.control)
+	e.mu.Lock()
+	e.mu.dialed = true
+	e.mu.Unlock()
 	return closeAll, nil
 }
 
 func (e *Engine) fetchClient() *kgo.Client { return e.fetchCl }
+
+// reached reports whether Run has come so far that the engine can answer for
+// its clusters.
+func (e *Engine) reached() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.mu.dialed && e.slots > 0 && e.source.meta() != nil && e.target.meta() != nil
+}
 
 // connect waits until both clusters answer, and prepares the state topic.
 func (e *Engine) connect(ctx context.Context) error {

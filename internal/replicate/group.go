@@ -360,4 +360,8 @@ func (e *Engine) startLead(ctx context.Context) func() {
 
 // Changed asks for new metadata of the target at once: a topic was created or
 // grown there.
-func (e *Engine) Changed() { e.target.refresh() }
+func (e *Engine) Changed() {
+	if e.reached() {
+		e.target.refresh()
+	}
+}

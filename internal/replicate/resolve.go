@@ -16,7 +16,7 @@ import (
 // follows it. ResolveMatch only compares and proposes.
 func (e *Engine) Resolve(ctx context.Context, r dr.Resolution) (dr.ResolveResult, error) {
 	res := dr.ResolveResult{Topic: r.Topic, Action: r.Action}
-	if e.targetState.Partitions() == 0 || e.source == nil || e.source.meta() == nil {
+	if e.targetState.Partitions() == 0 || !e.reached() {
 		return res, &dr.Error{Code: dr.CodeConflict, Hint: "wait until it is past CREATING", Err: fmt.Errorf("replicator %s has not reached its clusters yet", e.o.Name)}
 	}
 	targets, err := e.haltedOf(r)

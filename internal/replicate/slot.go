@@ -20,7 +20,8 @@ const (
 	slotTick        = 50 * time.Millisecond
 	checkpointEvery = 250 * time.Millisecond
 	idleQuiescent   = 30 * time.Second // a pipeline that sent nothing for so long is marked quiescent
-	drainTimeout    = 15 * time.Second
+	settleTimeout   = 5 * time.Second  // for answers that are due
+	drainTimeout    = 8 * time.Second  // for all that stopping takes
 )
 
 // errRetake ends the service of a slot when something is in doubt: the slot is
@@ -332,7 +333,7 @@ func (s *slot) settle(io context.Context) {
 	s.stop.Store(true)
 	tick := time.NewTicker(slotTick)
 	defer tick.Stop()
-	limit := time.NewTimer(drainTimeout)
+	limit := time.NewTimer(settleTimeout)
 	defer limit.Stop()
 	for {
 		s.handle()

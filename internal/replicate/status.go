@@ -183,9 +183,8 @@ func (e *Engine) Status() dr.ReplicatorStatus {
 		Name: e.o.Name, Source: e.o.Source.Name, Target: e.o.Target.Name, SourceClusterID: e.sourceID, TargetClusterID: e.targetID,
 		State: e.mu.phase, Reason: e.mu.reason, Delivery: "exactly_once", Version: e.o.Version, Workers: []dr.WorkerStatus{}, Topics: []dr.TopicStatus{},
 	}
-	known := e.slots > 0 && e.source != nil && e.source.meta() != nil
 	e.mu.Unlock()
-	if !known || e.targetState.Partitions() == 0 {
+	if !e.reached() || e.targetState.Partitions() == 0 {
 		return st
 	}
 	st.Workers = e.workers()
