@@ -207,8 +207,8 @@ func (l *loader) replicator(path string, r Replicator) {
 	}
 	l.oneOf(path+".deleted_topics", string(r.DeletedTopics), string(dr.DeleteIgnore), string(dr.DeleteFollow))
 	l.oneOf(path+".forward", r.Forward, ForwardNative, ForwardAll)
-	if p := path + ".memory_budget"; r.MemoryBudget < 1<<20 && !l.blamed(p) {
-		l.add(p, "must be at least 1MiB")
+	if p := path + ".memory_budget"; r.MemoryBudget < 4<<20 && !l.blamed(p) {
+		l.add(p, "must be at least 4MiB")
 	}
 	l.span(path+".settings_interval", r.SettingsInterval, time.Second, 24*time.Hour)
 	l.span(path+".discovery_interval", r.DiscoveryInterval, 100*time.Millisecond, time.Hour)
