@@ -30,17 +30,32 @@ func (e *Engine) writeControl(ctx context.Context, key string, value []byte) err
 	return e.targetState.RefreshPartition(ctx, controlPartition)
 }
 
+// controlRecord returns a control record, nil where there is none. It must not
+// be changed. Records are asked for many times a second and change rarely, so
+// the last one decoded is kept.
 func controlRecord[T any](e *Engine, key string) *T {
 	b, ok := e.targetState.Get(controlPartition, key)
-	if !ok {
+	if !ok || len(b) == 0 {
 		return nil
+	}
+	if c, ok := e.decoded.Load(key); ok {
+		if c := c.(decodedRecord); c.raw == &b[0] {
+			return c.value.(*T)
+		}
 	}
 	v, err := decode[T](b)
 	if err != nil {
 		e.note("read "+key, err)
 		return nil
 	}
+	e.decoded.Store(key, decodedRecord{raw: &b[0], value: &v})
 	return &v
+}
+
+// decodedRecord is a control record and the bytes that it was made of.
+type decodedRecord struct {
+	raw   *byte
+	value any
 }
 
 func (e *Engine) createdRecord() *createdRecord {

@@ -31,6 +31,7 @@ type Engine struct {
 	source, target                                    *topology
 	targetState                                       *kstate.Table
 	claims                                            *claims
+	sourceMissing, targetMissing                      *absence
 	sourceIDs                                         *registry
 	fetch                                             *fetcher
 	senders                                           *senders
@@ -40,7 +41,8 @@ type Engine struct {
 	jobs                                              sync.WaitGroup
 	jobsCtx                                           context.Context //nolint:containedctx // the life of Run, for background look-ups
 
-	choice atomic.Pointer[selection]
+	choice  atomic.Pointer[selection]
+	decoded sync.Map // control records by key
 
 	mu struct {
 		sync.Mutex
@@ -117,6 +119,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error { return e.target.run(gctx) })
 	g.Go(func() error { return e.fetch.run(gctx, sourceChanged) })
 	g.Go(func() error { return e.limits.run(gctx) })
+	g.Go(func() error { return e.sourceMissing.run(gctx) })
+	g.Go(func() error { return e.targetMissing.run(gctx) })
 	g.Go(func() error { return e.reportWorker(gctx) })
 	g.Go(func() error { return e.followEnds(gctx) })
 	err = e.member(ctx, gctx)
@@ -168,6 +172,7 @@ func (e *Engine) dial() (func(), error) {
 	e.target = newTopology(e.o.Target.Name, e.control, e.o.DiscoveryInterval, e.log)
 	e.senders = newSenders(out, e.leaseHolds, e.stats.throttled)
 	e.limits = newLimits(e.control)
+	e.sourceMissing, e.targetMissing = newAbsence(e.sourceControl), newAbsence(e.control)
 	e.mu.Lock()
 	e.mu.dialed = true
 	e.mu.Unlock()
