@@ -586,7 +586,7 @@ func (m *model) retake() {
 }
 
 // clean is the condition of slot.acquire.
-func (m *model) clean(p *pipeline) bool { return p.doubt == nil && p.quiet() && p.halt == nil }
+func (m *model) clean(p *pipeline) bool { return p.clean() }
 
 // drain is a hand-over, as slot.drain does it.
 func (m *model) drain() {

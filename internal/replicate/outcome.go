@@ -17,6 +17,7 @@ type outcome int
 const (
 	outcomeWritten outcome = iota
 	outcomeRefused         // certainly not written, or the broker will notice a second copy: may be sent again, same bytes and sequence
+	outcomeBarred          // certainly not written, and will not be: the pipeline halted
 	outcomeOpen            // may be written: the log must be read
 )
 
@@ -30,6 +31,10 @@ const (
 // again is exact as long as the new leader remembers the producer, which it
 // does for fresh records; for old ones the log must be read.
 func (p *pipeline) judge(it *item, a produceAnswer, sendErr error) outcome {
+	if errors.Is(sendErr, errNotSent) {
+		p.waiting = errNotSent.Error()
+		return outcomeRefused
+	}
 	if sendErr != nil {
 		p.note(fmt.Errorf("produce to the target: %w", sendErr))
 		return outcomeOpen
@@ -63,26 +68,26 @@ func (p *pipeline) judge(it *item, a produceAnswer, sendErr error) outcome {
 	case is(kerr.MessageTooLarge, kerr.RecordListTooLarge):
 		if it.count == 1 {
 			p.stop(dr.HaltTooLarge, fmt.Sprintf("the record at source offset %d is too large for target topic %s: %s", at, p.target, text))
-			return outcomeRefused
+			return outcomeBarred
 		}
-		p.maxBytes = min(p.maxBytes, max(1024, len(it.bytes)/2))
+		p.maxBytes, p.lowered = min(p.maxBytes, max(1024, len(it.bytes)/2)), true
 		p.note(fmt.Errorf("target topic %s takes smaller batches than its configuration said: %s", p.target, text))
 		return outcomeOpen
 	case is(kerr.CorruptMessage, kerr.InvalidRecord):
 		if bad := kbatch.VerifyCRC(it.bytes); bad != nil {
 			p.stop(dr.HaltCorrupt, fmt.Sprintf("source offsets from %d on (%d records): the payload does not match its checksum: %v", at, it.count, bad))
-			return outcomeRefused
+			return outcomeBarred
 		}
 		if is(kerr.InvalidRecord) {
 			p.stop(dr.HaltRefused, fmt.Sprintf("source offsets from %d on (%d records): %s", at, it.count, text))
-			return outcomeRefused
+			return outcomeBarred
 		}
 	case is(kerr.InvalidTimestamp, kerr.UnsupportedForMessageFormat, kerr.PolicyViolation, kerr.UnsupportedCompressionType, kerr.InvalidTopicException):
 		p.stop(dr.HaltRefused, fmt.Sprintf("source offsets from %d on (%d records): %s", at, it.count, text))
-		return outcomeRefused
+		return outcomeBarred
 	case is(kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed):
 		p.stop(dr.HaltUnauthorized, fmt.Sprintf("produce to target topic %s: %s", p.target, text))
-		return outcomeRefused
+		return outcomeBarred
 	}
 	p.note(fmt.Errorf("produce to target topic %s partition %d: %w: %s", p.target, p.id.partition, err, a.message))
 	return outcomeOpen

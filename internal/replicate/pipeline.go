@@ -143,6 +143,7 @@ type pipeline struct {
 	logStart    int64
 	halt        *haltRecord
 	waiting     string // why it waits, empty if it does not
+	lowered     bool   // the target took less than maxBytes said, which was lowered
 	started     bool
 	checkBelow  int64 // native source records below it may be on the target already, see startRecord
 	resolved    string
@@ -157,12 +158,12 @@ type pipeline struct {
 	asking      bool
 	unfenced    bool        // a former owner may still write: nothing is done before it is fenced
 	keep        *checkpoint // the record that must stay in the state topic, nil: snapshots replace it
-	goneAt      time.Time   // since when the target topic is missing
 	nextCheck   time.Time   // when the next checkpoint that only bounds the tail may be written
 	lastAck     time.Time
 	doubt       error // an answer that leaves the outcome open
 	retryAt     time.Time
 	backoff     time.Duration
+	barred      bool // the target will not take the first of them
 	stalled     bool // flying items failed without being written: resend in order when all are answered
 }
 
@@ -284,8 +285,12 @@ func (p *pipeline) step() (skipped int64, more bool) {
 	if len(inputs) == 0 {
 		return skipped, skipped > 0 && p.halt == nil && p.blocked < 0 && len(p.queue) > 0
 	}
+	had := len(p.ready)
 	if reached, ok := p.make(inputs, prod, pass, from, held); !ok {
 		upTo = reached
+	}
+	if len(p.ready) == had { // nothing of it was left to copy
+		skipped += held
 	}
 	p.advance(upTo, upEpoch)
 	return skipped, true
@@ -384,7 +389,7 @@ func (p *pipeline) sendable() *item {
 		// a second batch could overtake a refused first one. One at a time for
 		// old records: the broker forgets producers by record time. And one
 		// producer at a time, because sequences order only their own.
-		if !p.lanes[it.producer].acked || p.old(it) || p.flying[0].producer != it.producer {
+		if !p.lanes[it.producer].acked || p.old(it) || slices.ContainsFunc(p.flying, p.old) || p.flying[0].producer != it.producer {
 			return nil
 		}
 	}
@@ -424,12 +429,17 @@ func (p *pipeline) answered(it *item, a produceAnswer, sendErr error) (acked []*
 			// An earlier one failed and this one was taken all the same: what
 			// the log holds must be read.
 			p.note(errors.New("the target took a batch behind one that it refused"))
+		case out == outcomeWritten && next.answer.baseOffset < p.targetEnd:
+			p.note(fmt.Errorf("the target acknowledged offset %d below the end %d that it acknowledged before: its log was truncated or re-created", next.answer.baseOffset, p.targetEnd))
+			p.stop(dr.HaltTargetTruncated, p.doubt.Error())
 		case out == outcomeWritten:
 			p.flying = p.flying[1:]
 			p.acknowledge(next, next.answer.baseOffset)
 			acked = append(acked, next)
 		case out == outcomeRefused:
 			p.stalled = true
+		case out == outcomeBarred:
+			p.stalled, p.barred = true, true
 		}
 	}
 	p.settle()
@@ -444,7 +454,7 @@ func (p *pipeline) note(err error) {
 
 // settle puts refused items back, in order, once all are judged.
 func (p *pipeline) settle() {
-	if !p.stalled || p.doubt != nil || p.halt != nil || !p.quiet() {
+	if !p.stalled || p.doubt != nil || p.barred || !p.quiet() {
 		return
 	}
 	for _, it := range p.flying {
@@ -458,10 +468,28 @@ func (p *pipeline) settle() {
 
 // rewind forgets what was fetched and not sent: it will be fetched again.
 func (p *pipeline) rewind() {
-	if len(p.ready) > 0 {
-		p.next = p.ready[0].from
+	sent := p.sentAndRefused()
+	if len(p.ready) > sent {
+		p.next = p.ready[sent].from
 	}
-	p.queue, p.ready, p.unsaved, p.unsavedTo = nil, nil, nil, p.durable
+	p.queue, p.ready, p.unsaved, p.unsavedTo = nil, p.ready[:sent:sent], nil, p.durable
+}
+
+// sentAndRefused returns how many of the ready items were sent before and
+// refused. A refusal may hide an append, so only the same bytes with the same
+// sequence, or the log, can tell.
+func (p *pipeline) sentAndRefused() int {
+	n := slices.IndexFunc(p.ready, func(it *item) bool { return !it.stamped })
+	if n < 0 {
+		n = len(p.ready)
+	}
+	return n
+}
+
+// clean reports whether the pipeline's memory says exactly what the target
+// holds.
+func (p *pipeline) clean() bool {
+	return p.doubt == nil && p.halt == nil && len(p.flying) == 0 && p.sentAndRefused() == 0
 }
 
 // quiet reports whether every answer that is due was judged.
@@ -472,15 +500,10 @@ func (p *pipeline) quiet() bool {
 // acknowledge records that an item is on the target at base.
 func (p *pipeline) acknowledge(it *item, base int64) {
 	l := p.lanes[it.producer]
-	l.acked = true
+	l.acked = !p.old(it) // behind an old record the broker may have forgotten the producer again
 	l.ackedSeq = it.seq + int64(it.count)
 	for _, r := range it.rows {
 		l.ackedPieceSeq, l.ackedPieceSrc = r.Seq, r.Src
-	}
-	if base < p.targetEnd {
-		p.note(fmt.Errorf("the target acknowledged offset %d below the end %d that it acknowledged before: its log was truncated or re-created", base, p.targetEnd))
-		p.stop(dr.HaltTargetTruncated, p.doubt.Error())
-		return
 	}
 	at := base
 	for _, pc := range it.pieces {

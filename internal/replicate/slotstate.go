@@ -37,6 +37,7 @@ type covered struct {
 	p       *pipeline
 	intents uint64
 	ck      *checkpoint
+	segs    int // full segments
 }
 
 // writeState starts a state write when one is due and none is under way.
@@ -110,13 +111,14 @@ func (s *slot) gather(p *pipeline) ([]stateRecord, covered) {
 		c.ck = &ck
 		out = append(out, stateRecord{keyCheckpoint(s.e.o.Name, p.id), encode(ck)})
 	}
-	p.fullSegs = nil
+	c.segs = len(p.fullSegs)
 	return out, c
 }
 
 // saved is called when a state write is durable.
 func (s *slot) saved(c covered) {
 	c.p.durable = max(c.p.durable, c.intents)
+	c.p.fullSegs = c.p.fullSegs[c.segs:]
 	if c.ck != nil {
 		keep := c.p.written[:0]
 		for _, w := range c.p.written {

@@ -48,7 +48,7 @@ func (s *slot) acquire(ctx, io context.Context) error {
 	s.acquired = time.Now()
 	clean := map[tp]*pipeline{}
 	for id, p := range s.pipes {
-		if p.doubt == nil && p.quiet() && p.halt == nil && s.undisturbed(before) {
+		if p.clean() && s.undisturbed(before) {
 			clean[id] = p
 		}
 	}
@@ -165,6 +165,11 @@ func (s *slot) position(ctx context.Context, recs map[tp]*slotRecord, clean map[
 		}
 		work = append(work, id)
 	}
+	targets := make([]string, len(work))
+	for i, id := range work {
+		targets[i] = recs[id].ck.Target
+	}
+	s.e.limits.ensureAll(ctx, targets)
 	found := make([]*pipeline, len(work))
 	err := parallel(ctx, len(work), 8, func(ctx context.Context, i int) error {
 		p, err := s.recover(ctx, work[i], recs[work[i]])
