@@ -138,8 +138,8 @@ func (m *Map) ToSource(target int64) (source int64, ok bool) {
 // Holds reports whether the target offsets [from, to) were all written by the
 // replicator as far as the map knows. Offsets in the floor count as held.
 func (m *Map) Holds(from, to int64) bool {
-	if from >= m.floor.TargetStart && to <= m.floor.TargetEnd {
-		return true
+	if from >= m.floor.TargetStart && from < m.floor.TargetEnd {
+		from = m.floor.TargetEnd // what is below is held
 	}
 	i := sort.Search(len(m.extents), func(i int) bool { return m.extents[i].Target+m.extents[i].Length > from })
 	for ; i < len(m.extents) && from < to; i++ {

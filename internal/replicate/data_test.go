@@ -70,13 +70,16 @@ func (w *worker) topicOf(name string) dr.TopicStatus {
 func (w *worker) caughtUp(t *testing.T, topic string, d time.Duration) {
 	t.Helper()
 	limit := time.Now().Add(d)
+	due := end(t, w.src, topic)
 	for {
 		st := w.topicOf(topic)
 		ok := st.State == dr.TopicRunning && st.MessageLag == 0 && len(st.Partitions) > 0
+		reached := int64(0)
 		for _, p := range st.Partitions {
 			ok = ok && p.State == dr.PartitionRunning && p.SourceEndOffset == p.ReplicatedOffset
+			reached += p.ReplicatedOffset
 		}
-		if ok {
+		if ok && reached >= due {
 			return
 		}
 		if time.Now().After(limit) {
@@ -373,8 +376,9 @@ func rewrite(t *testing.T, c *ktest.Cluster, change func(dir string)) {
 	}
 }
 
-// swap changes the bytes of the newest segment of partition 0 of a topic. The
-// indexes are removed, so that the broker makes them again.
+// swap changes the bytes of the newest segment of partition 0 of a topic. Where
+// their number changes, the indexes are removed, and the broker makes them
+// again; it looks at checksums while it does so.
 func swap(t *testing.T, dir, topic string, change func([]byte) []byte) {
 	t.Helper()
 	part := filepath.Join(dir, topic+"-0")
@@ -387,10 +391,16 @@ func swap(t *testing.T, dir, topic string, change func([]byte) []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, change(raw), 0o600); err != nil {
+	size := len(raw)
+	raw = change(raw)
+	t.Logf("%s: %d bytes become %d", path, size, len(raw))
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, pattern := range []string{"*.index", "*.timeindex", "*.snapshot", "*.txnindex", "partition.metadata.tmp"} {
+	if len(raw) == size {
+		return
+	}
+	for _, pattern := range []string{"*.index", "*.timeindex", "*.snapshot", "*.txnindex"} {
 		files, err := filepath.Glob(filepath.Join(part, pattern))
 		if err != nil {
 			t.Fatal(err)

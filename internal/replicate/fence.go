@@ -168,7 +168,7 @@ func (s *slot) fenceAll(ctx context.Context, clean map[tp]*pipeline) (map[tp]*sl
 
 // fenceSome fences the state partition and some others.
 func (s *slot) fenceSome(ctx context.Context, todo []tp, recs map[tp]*slotRecord, fenced map[tp]fencedTail, missing map[tp]*unfenced) error {
-	meta := s.e.target.meta()
+	meta, patience := s.e.target.meta(), time.Now().Add(3*time.Second)
 	var ask []fenceTarget
 	for _, id := range todo {
 		ck := recs[id].ck
@@ -177,8 +177,15 @@ func (s *slot) fenceSome(ctx context.Context, todo []tp, recs map[tp]*slotRecord
 			return fmt.Errorf("read state of %s: %w", ck.Topic, err)
 		}
 		t := meta.byID[targetID]
-		if t == nil { // deleted or re-created: there is nothing to fence, the pipeline will say so
-			fenced[id] = fencedTail{marker: -1}
+		if t == nil {
+			switch s.e.targetMissing.settle(ctx, targetID, patience) {
+			case presenceGone: // there is nothing to fence, the pipeline will say so
+				fenced[id] = fencedTail{marker: -1}
+			case presenceDenied:
+				missing[id] = &unfenced{code: dr.HaltUnauthorized, reason: fmt.Sprintf("describe target topic %s: not allowed", ck.Target)}
+			default:
+				missing[id] = &unfenced{reason: fmt.Sprintf("target topic %s is not listed and could not be fenced", ck.Target)}
+			}
 			continue
 		}
 		if int(id.partition) >= len(t.partitions) || t.partitions[id.partition].leader < 0 {
@@ -323,9 +330,13 @@ func (s *slot) waitMarkers(ctx context.Context, ask []fenceTarget, fenced map[tp
 	at := make([]fencedTail, len(ask))
 	why := make([]string, len(ask))
 	err := parallel(ctx, len(ask), 8, func(ctx context.Context, i int) error {
-		wctx, cancel := context.WithTimeout(ctx, fenceWait)
+		wctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		f, err := s.e.readTail(wctx, ask[i], s.producers)
+		// A long tail (others write there too) takes its time: what counts is
+		// that it comes.
+		silent := time.AfterFunc(fenceWait, cancel)
+		defer silent.Stop()
+		f, err := s.e.readTail(wctx, ask[i], s.producers, s.ours, func() { silent.Reset(fenceWait) })
 		switch {
 		case err == nil:
 			at[i] = f

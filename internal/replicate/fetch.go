@@ -85,10 +85,13 @@ func newFetcher(cl *kgo.Client, topo *topology, budget int64, log *slog.Logger) 
 func (f *fetcher) start(id tp, topic string, gen uint64, offset int64, epoch int32, sink func(fetched)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if old := f.mu.parts[id]; old != nil {
+	p := &fetchPart{id: id, topic: topic, gen: gen, next: offset, epoch: epoch, sink: sink}
+	if old := f.mu.parts[id]; old != nil && old.gen == gen {
+		p.buffered = old.buffered
+	} else if old != nil {
 		f.mu.buffered -= old.buffered
 	}
-	f.mu.parts[id] = &fetchPart{id: id, topic: topic, gen: gen, next: offset, epoch: epoch, sink: sink}
+	f.mu.parts[id] = p
 	f.wakeLocked()
 }
 

@@ -36,16 +36,13 @@ func (l *lease) start(timeout time.Duration) {
 	l.at.Store(0)
 }
 
-// OnBrokerE2E implements kgo.HookBrokerE2E: joins, syncs and heartbeats that
+// OnBrokerE2E implements kgo.HookBrokerE2E: syncs and heartbeats that
 // were answered renew the lease from the moment at which they were sent.
 func (l *lease) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, e2e kgo.BrokerE2E) {
-	if key != 11 && key != 12 && key != 14 || e2e.Err() != nil {
+	if key != 12 && key != 14 || e2e.Err() != nil { // a join is held back by the coordinator; the sync follows it
 		return
 	}
 	sent := time.Since(l.base) - e2e.DurationE2E()
-	if key == 11 { // a join is held back by the coordinator: it answers for its end
-		sent = time.Since(l.base)
-	}
 	l.at.Store(max(l.at.Load(), int64(sent)))
 }
 

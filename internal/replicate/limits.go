@@ -3,6 +3,8 @@ package replicate
 import (
 	"context"
 	"fmt"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,7 +35,8 @@ type limits struct {
 }
 
 type topicLimits struct {
-	maxBytes  int
+	maxBytes  int // of one batch: max.message.bytes, segment.bytes if that is smaller
+	learned   int // a broker refused what maxBytes allows; 0: not seen
 	compacted bool
 }
 
@@ -80,7 +83,7 @@ func (l *limits) read(ctx context.Context, topics []string) error {
 	for _, t := range topics {
 		r := kmsg.NewDescribeConfigsRequestResource()
 		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, t
-		r.ConfigNames = []string{"max.message.bytes", "cleanup.policy"}
+		r.ConfigNames = []string{"max.message.bytes", "segment.bytes", "cleanup.policy"}
 		req.Resources = append(req.Resources, r)
 	}
 	resp, err := req.RequestWith(ctx, l.cl)
@@ -97,6 +100,7 @@ func (l *limits) read(ctx context.Context, topics []string) error {
 			continue
 		}
 		t := topicLimits{maxBytes: defaultMaxBytes}
+		segment := math.MaxInt
 		for _, c := range r.Configs {
 			switch {
 			case c.Value == nil:
@@ -104,9 +108,17 @@ func (l *limits) read(ctx context.Context, topics []string) error {
 				if n, err := strconv.Atoi(*c.Value); err == nil && n > 0 {
 					t.maxBytes = n
 				}
+			case c.Name == "segment.bytes": // a batch must fit into a segment (UnifiedLog.append)
+				if n, err := strconv.Atoi(*c.Value); err == nil && n > 0 {
+					segment = n
+				}
 			case c.Name == "cleanup.policy":
 				t.compacted = strings.Contains(*c.Value, "compact")
 			}
+		}
+		t.maxBytes = min(t.maxBytes, segment)
+		if old := l.mu.topics[r.ResourceName]; old.maxBytes == t.maxBytes {
+			t.learned = old.learned
 		}
 		l.mu.topics[r.ResourceName] = t
 	}
@@ -161,10 +173,48 @@ func (l *limits) readBroker(ctx context.Context) {
 func (l *limits) maxBytes(topic string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if t, ok := l.mu.topics[topic]; ok {
-		return t.maxBytes
+	t, ok := l.mu.topics[topic]
+	switch {
+	case !ok:
+		return defaultMaxBytes
+	case t.learned > 0:
+		return min(t.learned, t.maxBytes)
 	}
-	return defaultMaxBytes
+	return t.maxBytes
+}
+
+// ensureAll reads the limits of the topics that are not known yet. What can't be
+// read keeps the defaults of Kafka.
+func (l *limits) ensureAll(ctx context.Context, topics []string) {
+	l.mu.Lock()
+	topics = slices.DeleteFunc(topics, func(t string) bool {
+		_, ok := l.mu.topics[t]
+		return ok
+	})
+	l.mu.Unlock()
+	slices.Sort(topics)
+	for chunk := range slices.Chunk(slices.Compact(topics), 500) {
+		l.read(ctx, chunk) //nolint:errcheck // a topic that is gone has no limits
+	}
+}
+
+// learn remembers that a broker takes smaller batches than its configuration
+// says, until that changes or reread is called.
+func (l *limits) learn(topic string, maxBytes int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t, ok := l.mu.topics[topic]; ok && maxBytes < t.maxBytes {
+		t.learned = maxBytes
+		l.mu.topics[topic] = t
+	}
+}
+
+// reread reads the limits of a topic anew: an operator may have changed them.
+func (l *limits) reread(ctx context.Context, topic string) error {
+	l.mu.Lock()
+	delete(l.mu.topics, topic)
+	l.mu.Unlock()
+	return l.read(ctx, []string{topic})
 }
 
 func (l *limits) compacted(topic string) bool {

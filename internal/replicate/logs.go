@@ -153,15 +153,20 @@ func fetchOnce(ctx context.Context, cl *kgo.Client, pm partMeta, t fenceTarget, 
 }
 
 // readTail reads a target partition from where the checkpoint ends to the
-// fence: the markers of all producers of the slot.
-func (e *Engine) readTail(ctx context.Context, t fenceTarget, producers map[string]*producer) (fencedTail, error) {
+// fence: the markers of all producers of the slot. Of the batches it keeps
+// those that ours names; progress is called with each.
+func (e *Engine) readTail(ctx context.Context, t fenceTarget, producers map[string]*producer, ours map[int64]struct{}, progress func()) (fencedTail, error) {
 	open := map[int64]int16{}
 	for _, p := range producers {
 		open[p.id] = p.epoch
 	}
 	out := fencedTail{marker: -1}
 	each := func(h kbatch.Header, _ []byte) bool {
+		progress()
 		if !h.IsControl() {
+			if _, ok := ours[h.ProducerID]; !ok {
+				return true
+			}
 			out.batches = append(out.batches, tailBatch{producerID: h.ProducerID, epoch: h.ProducerEpoch, sequence: h.BaseSequence, length: h.LastOffsetDelta + 1, offset: h.BaseOffset})
 			return true
 		}
@@ -223,28 +228,18 @@ func (e *Engine) describeProducers(ctx context.Context, ask []fenceTarget, ours 
 	return nil
 }
 
-// epochEnd returns the end offset of a leader epoch in a partition's log
-// (OffsetForLeaderEpoch), -1 when the leader does not know the epoch.
-func epochEnd(ctx context.Context, cl *kgo.Client, pm partMeta, topic string, part, epoch int32) (int64, error) {
+// batchAt returns the range of a target partition and the header of the batch
+// that holds an offset, or of the next one where no batch holds it any more.
+// The header means nothing when the offset is outside of the range.
+func (e *Engine) batchAt(ctx context.Context, t fenceTarget, offset int64) (start, end int64, out kbatch.Header, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	rp := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
-	rp.Partition, rp.CurrentLeaderEpoch, rp.LeaderEpoch = part, pm.leaderEpoch, epoch
-	rt := kmsg.NewOffsetForLeaderEpochRequestTopic()
-	rt.Topic, rt.Partitions = topic, append(rt.Partitions, rp)
-	req := kmsg.NewPtrOffsetForLeaderEpochRequest()
-	req.ReplicaID, req.Topics = -1, append(req.Topics, rt)
-	resp, err := cl.Broker(int(pm.leader)).RetriableRequest(ctx, req)
-	if err != nil {
-		return 0, fmt.Errorf("end of leader epoch %d of topic %s partition %d: %w", epoch, topic, part, err)
+	if start, end, err = logRange(ctx, e.tailClient, t.topic, t.id.partition); err != nil || offset < start || offset >= end {
+		return start, end, out, err
 	}
-	for _, t := range resp.(*kmsg.OffsetForLeaderEpochResponse).Topics {
-		for _, p := range t.Partitions {
-			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-				return 0, fmt.Errorf("end of leader epoch %d of topic %s partition %d: %w", epoch, topic, part, err)
-			}
-			return p.EndOffset, nil
-		}
-	}
-	return -1, nil
+	_, err = walkLog(ctx, e.tailClient, e.target, t, offset, func(h kbatch.Header, _ []byte) bool {
+		out = h
+		return false
+	})
+	return start, end, out, err
 }

@@ -71,6 +71,7 @@ func (l ledger) Entries() []mirror.Entry {
 type worker struct {
 	*replicate.Engine
 	stop func()
+	src  ktest.Broker
 }
 
 // newWorker makes an engine and its state tables.
@@ -145,7 +146,7 @@ func startWorker(tb testing.TB, name, id string, src, tgt ktest.Broker, change f
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- runEngine(ctx, e, o) }()
-	w := &worker{Engine: e}
+	w := &worker{Engine: e, src: src}
 	w.stop = sync.OnceFunc(func() {
 		cancel()
 		select {

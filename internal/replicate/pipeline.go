@@ -29,6 +29,7 @@ const (
 	mergeTarget  = 1 << 20
 	intentRing   = 1024
 	maxSegments  = 128
+	maxUnsaved   = 20000 // rows of intents in one state record, about 1.5 MB
 	segmentSize  = 256
 	mapLimit     = 28000 // extents in memory: fewer than the segments hold, so that the floor covers every segment that is overwritten
 	maxMergeRead = 4096  // entries of one assembled batch
@@ -77,6 +78,7 @@ type item struct {
 	count    int32
 	pieces   []kbatch.Piece
 	from     int64 // source position before it: all below is copied or rightly skipped
+	before   int32 // leader epoch of the batch before from
 	producer *producer
 	seq      int64
 	rows     []intentRow // pieces that begin in it
@@ -150,11 +152,12 @@ type pipeline struct {
 	dirty       bool // a checkpoint is due
 	quiescent   bool // the durable checkpoint says so
 	wantQuiet   bool
-	blocked     int64 // producer id whose provenance must be looked up, -1: none
-	blockedAt   int64 // source offset of the batch that is blocked
-	proofAt     int64 // source offset of the batch for which its writer's state was read to its end
-	newLane     bool  // a producer writes here for the first time: the checkpoint must name it before it does
-	stopped     bool  // the halt was acted upon
+	blocked     int64    // producer id whose provenance must be looked up, -1: none
+	blockedAt   int64    // source offset of the batch that is blocked
+	proofAt     int64    // source offset of the batch for which its writer's state was read to its end
+	recheck     *fetched // a fetch behind what is queued found its offset missing
+	newLane     bool     // a producer writes here for the first time: the checkpoint must name it before it does
+	stopped     bool     // the halt was acted upon
 	asking      bool
 	unfenced    bool        // a former owner may still write: nothing is done before it is fenced
 	keep        *checkpoint // the record that must stay in the state topic, nil: snapshots replace it
@@ -194,11 +197,27 @@ func (p *pipeline) frontier() int64 {
 	}
 }
 
+// frontierEpoch is the leader epoch of the source batch before the frontier, -1
+// if it is not known.
+func (p *pipeline) frontierEpoch() int32 {
+	switch {
+	case len(p.flying) > 0:
+		return p.flying[0].before
+	case len(p.ready) > 0:
+		return p.ready[0].before
+	default:
+		return p.last
+	}
+}
+
 // feed takes what a fetch brought.
 func (p *pipeline) feed(f fetched) {
 	p.highWater = f.highWater
 	if f.logStart >= 0 {
 		p.logStart = f.logStart
+	}
+	if len(p.ready)+len(p.flying) == 0 {
+		p.waiting = "" // the source answers, and the target owes nothing
 	}
 	if len(f.bytes) == 0 {
 		return
@@ -213,7 +232,7 @@ func (p *pipeline) feed(f fetched) {
 // pump classifies what was fetched until enough is ready to be sent. It
 // returns how many source bytes were skipped (and are no longer held).
 func (p *pipeline) pump() (skipped int64) {
-	for p.halt == nil && p.blocked < 0 && p.doubt == nil && len(p.ready)+len(p.flying) < maxFlying+readyAhead && len(p.written) < intentRing-8 {
+	for p.halt == nil && p.blocked < 0 && p.doubt == nil && len(p.ready)+len(p.flying) < maxFlying+readyAhead && len(p.written) < intentRing-8 && len(p.unsaved) < maxUnsaved {
 		n, more := p.step()
 		skipped += n
 		if !more {
@@ -361,7 +380,7 @@ func (p *pipeline) push(it *item) {
 		p.unsaved = append(p.unsaved, it.rows...)
 		p.unsavedTo = p.intents
 	}
-	it.intent = p.intents
+	it.intent, it.before = p.intents, p.last
 	p.ready = append(p.ready, it)
 }
 
@@ -470,7 +489,7 @@ func (p *pipeline) settle() {
 func (p *pipeline) rewind() {
 	sent := p.sentAndRefused()
 	if len(p.ready) > sent {
-		p.next = p.ready[sent].from
+		p.next, p.last = p.ready[sent].from, p.ready[sent].before
 	}
 	p.queue, p.ready, p.unsaved, p.unsavedTo = nil, p.ready[:sent:sent], nil, p.durable
 }

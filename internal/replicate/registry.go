@@ -3,6 +3,7 @@ package replicate
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/anabranch/anabranch/internal/kstate"
 )
@@ -92,6 +93,9 @@ func (r *registry) read(ctx context.Context) {
 			}
 		}
 		r.mu.Unlock()
+		if err != nil {
+			sleep(ctx, 200*time.Millisecond) //nolint:errcheck // they ask again, or it is over
+		}
 		for _, list := range asked {
 			for _, done := range list {
 				done()

@@ -76,26 +76,28 @@ type slot struct {
 	log *slog.Logger
 	box mailbox
 
-	primary   *producer
-	producers map[string]*producer // by transactional id
-	ours      map[int64]struct{}   // every producer id ever registered for this slot
-	pipes     map[tp]*pipeline
-	starting  map[tp]struct{}
-	touched   map[*pipeline]struct{}
-	stop      *atomic.Bool // of this run's shipments
-	gen       uint64
-	state     stateWriter
-	retake    error
-	draining  bool
-	retryAt   time.Time // of unfenced partitions
-	witness   map[tp][]producerState
-	making    map[string]struct{} // producers under way, by transactional id
+	primary      *producer
+	producers    map[string]*producer // by transactional id
+	ours         map[int64]struct{}   // every producer id ever registered for this slot
+	pipes        map[tp]*pipeline
+	starting     map[tp]struct{}
+	touched      map[*pipeline]struct{}
+	stop         *atomic.Bool // of this run's shipments
+	gen          uint64
+	state        stateWriter
+	retake       error
+	draining     bool
+	retryAt      time.Time // of unfenced partitions
+	unfencedWait time.Duration
+	witness      map[tp][]producerState
+	making       map[string]struct{} // producers under way, by transactional id
 
 	seenSource, seenTarget *clusterMeta // of the last look for new partitions
 	scanAgain              time.Time
 	assembler              kbatch.Assembler
 
 	acquired  time.Time // when the producers' epochs were taken
+	retries   map[tp]retry
 	published time.Time
 	view      atomic.Pointer[slotView]
 }
@@ -113,7 +115,7 @@ type partitionView struct {
 }
 
 func newSlot(e *Engine, n int32) *slot {
-	s := &slot{e: e, n: n, log: e.log.With(slog.Int("slot", int(n))), pipes: map[tp]*pipeline{}}
+	s := &slot{e: e, n: n, log: e.log.With(slog.Int("slot", int(n))), pipes: map[tp]*pipeline{}, retries: map[tp]retry{}}
 	s.box.wake = make(chan struct{}, 1)
 	s.view.Store(&slotView{})
 	return s
@@ -242,11 +244,14 @@ func (s *slot) work(io context.Context) {
 		}
 		s.send(p)
 		if p.halt != nil && !p.stopped {
-			p.stopped = true
+			p.stopped, p.queue = true, nil
 			s.e.fetch.stop(p.id)
 			s.e.stats.failed(string(p.halt.Code))
 			s.log.LogAttrs(io, slog.LevelWarn, "partition halted", slog.String("topic", p.topic), slog.Int("partition", int(p.id.partition)),
 				slog.String("code", string(p.halt.Code)), slog.String("reason", p.halt.Reason))
+		}
+		if p.lowered {
+			s.e.limits.learn(p.target, p.maxBytes)
 		}
 		if p.doubt != nil && s.retake == nil {
 			s.retake = fmt.Errorf("%w: %s partition %d: %w", errRetake, p.topic, p.id.partition, p.doubt)
@@ -298,7 +303,7 @@ func (s *slot) askProvenance(io context.Context, p *pipeline) {
 	}
 	reg, known := s.e.sourceIDs.lookup(id)
 	if !known {
-		s.e.sourceIDs.resolve(io, id, func() { done(-1) })
+		s.e.sourceIDs.resolve(s.e.jobsCtx, id, func() { done(-1) })
 		return
 	}
 	if reg == nil {

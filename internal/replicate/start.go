@@ -107,7 +107,8 @@ func (e *Engine) findStart(ctx context.Context, id tp, topic string, target *top
 		return f, nil
 	}
 	if int(id.partition) < len(rec.Offsets) && rec.Offsets[id.partition] >= 0 {
-		f.offset = max(f.offset, rec.Offsets[id.partition])
+		// Where the source deleted records since, the fetch finds out and says which.
+		f.offset = rec.Offsets[id.partition]
 	}
 	if p := int(id.partition); p < len(rec.TargetEnds) && p < len(rec.SourceEnds) && rec.TargetEnds[p] > 0 && f.offset < rec.SourceEnds[p] {
 		foreign, err := e.holdsForeign(ctx, fenceTarget{id: id, topic: target.name, topicID: target.id}, min(f.targetEnd, rec.TargetEnds[p]))
@@ -189,11 +190,12 @@ func (s *slot) wantProducer(txn string, path []string) {
 			if s.gen != gen {
 				return
 			}
-			delete(s.making, txn)
-			if err != nil {
+			if err != nil { // not before a second has passed
 				s.e.note("make producer "+txn, err)
+				time.AfterFunc(time.Second, func() { s.box.put(event{call: func() { delete(s.making, txn) }}) })
 				return
 			}
+			delete(s.making, txn)
 			s.ours[prod.id] = struct{}{}
 			s.producers[txn] = prod
 		}})
@@ -203,7 +205,11 @@ func (s *slot) wantProducer(txn string, path []string) {
 // resolveHalt carries out the decision of an operator about a halted pipeline.
 func (s *slot) resolveHalt(ctx context.Context, p *pipeline) error {
 	r := s.e.resolution(p.id)
-	if r == nil || r.ID == p.resolved || p.halt == nil {
+	if r == nil || r.ID == p.resolved {
+		return nil
+	}
+	if p.halt == nil || r.AtMs < p.halt.AtMs { // it was about a halt that has cleared since
+		p.resolved, p.dirty = r.ID, true
 		return nil
 	}
 	start, end, err := s.e.sourceRange(ctx, p.topic, p.id.partition)
@@ -218,15 +224,17 @@ func (s *slot) resolveHalt(ctx context.Context, p *pipeline) error {
 	case dr.ResolveRestart:
 		p.next = start
 	default:
+		p.resolved, p.dirty = r.ID, true
 		return nil
 	}
+	unexplained := p.halt.Code == dr.HaltPosition || p.halt.Code == dr.HaltTargetTruncated
 	p.halt, p.keep, p.doubt, p.checkBelow, p.last = nil, nil, nil, 0, -1
 	p.resolved, p.dirty = r.ID, true
 	_, tgtEnd, err := logRange(ctx, s.e.control, p.target, p.id.partition)
 	if err != nil {
 		return fmt.Errorf("resolve %s partition %d: %w", p.topic, p.id.partition, err)
 	}
-	if srcEnd, _ := p.extents.End(); p.next < srcEnd || tgtEnd < p.targetEnd {
+	if srcEnd, _ := p.extents.End(); p.next < srcEnd || unexplained {
 		// Records before the map's end are copied again: the map starts anew.
 		p.resetMap(tgtEnd)
 	}

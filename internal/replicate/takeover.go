@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -191,7 +192,7 @@ func (s *slot) position(ctx context.Context, recs map[tp]*slotRecord, clean map[
 // answered.
 func (s *slot) renew(old *pipeline) *pipeline {
 	p := s.build(old.id, old.topic, old.target, old.targetID, old.maxBytes)
-	p.next, p.last = old.frontier(), old.last
+	p.next, p.last = old.frontier(), old.frontierEpoch()
 	p.extents, p.segment, p.fullSegs = old.extents, old.segment, old.fullSegs
 	p.firstSeg, p.nextSeg = old.firstSeg, old.nextSeg
 	p.targetEnd, p.targetEpoch = old.targetEnd, old.targetEpoch
@@ -215,9 +216,7 @@ func (p *pipeline) beginEpoch(prod *producer) {
 // recover rebuilds a pipeline from its records. Facts that can't be
 // established halt the partition, not the slot.
 func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, error) {
-	if err := s.loadRest(id, r); err != nil {
-		return nil, err
-	}
+	broken := s.loadRest(id, r)
 	ck := r.ck
 	targetID, err := parseID(ck.TargetID)
 	if err != nil {
@@ -227,15 +226,19 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 	p.next, p.last, p.targetEnd, p.targetEpoch = ck.Position, ck.SourceEpoch, ck.TargetEnd, ck.TargetEpoch
 	p.highWater, p.logStart, p.started, p.resolved, p.checkBelow = ck.HighWater, ck.LogStart, ck.Started, ck.Resolved, ck.CheckBelow
 	p.firstSeg, p.nextSeg, p.halt = ck.FirstSeg, ck.NextSeg, ck.Halt
-	if p.segment, err = decodeExtents(ck.Extents); err != nil {
-		return nil, fmt.Errorf("read state of %s: %w", ck.Topic, err)
+	if p.halt == nil {
+		if old := s.pipes[id]; old != nil {
+			p.halt = old.halt // not durable yet
+		}
 	}
-	m, err := offsets.Restore(ck.Floor, append(r.extents, p.segment...))
-	if err != nil {
-		return nil, fmt.Errorf("read offset map of %s partition %d: %w", ck.Topic, id.partition, err)
+	if broken == nil {
+		broken = p.restoreMap(ck, r.extents)
 	}
-	p.extents = *m
-	p.extents.Limit = mapLimit
+	if broken != nil {
+		p.stop(dr.HaltPosition, broken.Error())
+		p.keepRecord(ck)
+		return p, nil
+	}
 	p.beginEpoch(s.primary)
 	switch {
 	case r.missing != nil:
@@ -257,8 +260,36 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 	if err := s.resolveHalt(ctx, p); err != nil {
 		return nil, err
 	}
+	if p.halt != nil && p.keep == nil && findsItself(p.halt.Code) {
+		p.halt = nil // records before it may still have to be copied
+	}
 	p.beginEpoch(s.primary)
 	return p, nil
+}
+
+// findsItself reports whether a halt is found again by reading on.
+func findsItself(c dr.HaltCode) bool {
+	switch c {
+	case dr.HaltCorrupt, dr.HaltTooLarge, dr.HaltRefused, dr.HaltForeign, dr.HaltExisting:
+		return true
+	default:
+		return false
+	}
+}
+
+// restoreMap rebuilds the offset map from the checkpoint and its full segments.
+func (p *pipeline) restoreMap(ck checkpoint, full []offsets.Extent) error {
+	tail, err := decodeExtents(ck.Extents)
+	if err != nil {
+		return fmt.Errorf("read the offset map: %w", err)
+	}
+	m, err := offsets.Restore(ck.Floor, append(full, tail...))
+	if err != nil {
+		return fmt.Errorf("read the offset map: %w", err)
+	}
+	p.segment, p.extents = tail, *m
+	p.extents.Limit = mapLimit
+	return nil
 }
 
 // readTail moves a pipeline to what the target's log holds.
@@ -273,11 +304,10 @@ func (s *slot) readTail(ctx context.Context, p *pipeline, r *slotRecord) error {
 		tail = tail[1:]
 	}
 	ours := func(id int64) bool { _, ok := s.ours[id]; return ok }
-	res, err := resolvePosition(r.ck, r.intents, tail, ours, s.e.limits.compacted(p.target))
-	if r.fenced.start > r.ck.TargetEnd && err == nil && len(res.extents) == 0 {
-		// The beginning of the tail is gone (retention, DeleteRecords), and
-		// with it maybe the last batches of ours: ask the broker's memory.
-		res, err = s.byWitness(p, r)
+	gaps := s.e.limits.compacted(p.target) || r.fenced.start > r.ck.TargetEnd
+	res, err := resolvePosition(r.ck, r.intents, tail, ours, gaps)
+	if err == nil && gaps {
+		res, err = s.byWitness(p, r, res)
 	}
 	switch {
 	case errors.Is(err, errPosition):
@@ -301,16 +331,27 @@ func (s *slot) readTail(ctx context.Context, p *pipeline, r *slotRecord) error {
 	return nil
 }
 
-// byWitness uses what the broker remembered before the fence.
-func (s *slot) byWitness(p *pipeline, r *slotRecord) (resume, error) {
-	w, ok := s.witness[tp{p.targetID, p.id.partition}]
-	if !ok {
-		return resume{}, fmt.Errorf("%w: the target lost its records from offset %d on, and no broker remembers our producer", errPosition, r.ck.TargetEnd)
+// byWitness completes what the tail says by what the broker remembered of our
+// producers before the fence. The tail alone can be short: the cleaner removes
+// our last batches where later records have their keys, retention and
+// DeleteRecords remove the beginning.
+func (s *slot) byWitness(p *pipeline, r *slotRecord, tail resume) (resume, error) {
+	known := len(tail.extents) > 0 || r.fenced.start <= r.ck.TargetEnd
+	for _, w := range s.witness[tp{p.targetID, p.id.partition}] {
+		if !slices.ContainsFunc(r.ck.Lanes, func(l laneRecord) bool { return l.ID == w.id && l.Epoch == w.epoch }) {
+			continue // of another epoch, or a producer of the past
+		}
+		res, err := resolveByWitness(r.ck, r.intents, w.id, w.epoch, w.lastSequence)
+		if err != nil {
+			return resume{}, err
+		}
+		known = true
+		tail.position = max(tail.position, res.position)
 	}
-	for _, prod := range w {
-		return resolveByWitness(r.ck, r.intents, prod.id, prod.epoch, prod.lastSequence)
+	if !known {
+		return resume{}, fmt.Errorf("%w: target offsets %d to %d are gone (retention or DeleteRecords), and no broker remembers what was written there", errPosition, r.ck.TargetEnd, r.fenced.start-1)
 	}
-	return resume{}, fmt.Errorf("%w: the target lost its records from offset %d on, and its leader remembers no producer of ours", errPosition, r.ck.TargetEnd)
+	return tail, nil
 }
 
 // build makes an empty pipeline of this slot.

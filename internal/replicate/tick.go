@@ -20,6 +20,11 @@ func (s *slot) onTick(io context.Context) {
 		if len(p.ready) > 0 || len(p.queue) > 0 || p.doubt != nil {
 			s.touched[p] = struct{}{}
 		}
+		if p.recheck != nil && len(p.queue) == 0 && p.halt == nil {
+			f := *p.recheck
+			p.recheck = nil
+			s.checkRange(p, f)
+		}
 		idle := !p.quiescent && len(p.ready)+len(p.flying)+len(p.queue) == 0 && now.Sub(p.lastAck) > idleQuiescent
 		if idle {
 			p.wantQuiet = true
@@ -46,7 +51,8 @@ const publishEvery = 200 * time.Millisecond
 // retryUnfenced takes the slot over again when a partition that could not be
 // fenced has a leader now.
 func (s *slot) retryUnfenced(tgt *clusterMeta) {
-	s.retryAt = time.Now().Add(2 * time.Second)
+	s.unfencedWait = min(time.Minute, max(2*time.Second, 2*s.unfencedWait))
+	s.retryAt = time.Now().Add(s.unfencedWait)
 	for _, p := range s.pipes {
 		pm, ok := tgt.partition(p.targetID, p.id.partition)
 		if p.unfenced && ok && pm.leader >= 0 && s.retake == nil {
@@ -56,32 +62,29 @@ func (s *slot) retryUnfenced(tgt *clusterMeta) {
 	}
 }
 
-// goneAfter is how long a topic must be missing in the metadata to count as
-// deleted.
-const goneAfter = 2 * time.Second
-
 // watch compares a running pipeline with what the metadata now say.
 func (s *slot) watch(p *pipeline, src, tgt *clusterMeta) {
 	if p.halt != nil {
-		s.retryHalt(p)
+		s.retryHalt(p, src, tgt)
 		return
 	}
-	switch t := src.byName[p.topic]; {
-	case t == nil:
-		return // deleted at the source: what was fetched is still copied
-	case t.id != p.id.topicID:
-		p.stop(dr.HaltSourceRecreated, fmt.Sprintf("source topic %s was re-created: it had the id %s and now has %s", p.topic, hexID(p.id.topicID), hexID(t.id)))
+	if t := src.byName[p.topic]; t == nil || t.id != p.id.topicID {
+		switch is := s.e.sourceMissing.of(p.id.topicID); {
+		case is == presenceDenied:
+			p.stop(dr.HaltUnauthorized, fmt.Sprintf("describe source topic %s: not allowed any more", p.topic))
+		case is == presenceGone && t != nil:
+			p.stop(dr.HaltSourceRecreated, fmt.Sprintf("source topic %s was re-created: it had the id %s and now has %s", p.topic, hexID(p.id.topicID), hexID(t.id)))
+		} // deleted: what was fetched is still copied
 	}
-	switch t := tgt.byName[p.target]; {
-	case t == nil:
-		if p.goneAt.IsZero() {
-			p.goneAt = time.Now()
-		} else if time.Since(p.goneAt) > goneAfter { // one broker's view may be old
+	if t := tgt.byName[p.target]; t == nil || t.id != p.targetID {
+		switch is := s.e.targetMissing.of(p.targetID); {
+		case is == presenceDenied:
+			p.stop(dr.HaltUnauthorized, fmt.Sprintf("describe target topic %s: not allowed any more", p.target))
+		case is == presenceGone && t == nil:
 			p.stop(dr.HaltTargetDeleted, fmt.Sprintf("target topic %s was deleted; it is not re-created by itself", p.target))
+		case is == presenceGone:
+			p.stop(dr.HaltTargetRecreated, fmt.Sprintf("target topic %s was re-created: it had the id %s and now has %s", p.target, hexID(p.targetID), hexID(t.id)))
 		}
-	case t.id != p.targetID:
-		p.goneAt = time.Time{}
-		p.stop(dr.HaltTargetRecreated, fmt.Sprintf("target topic %s was re-created: it had the id %s and now has %s", p.target, hexID(p.targetID), hexID(t.id)))
 	}
 	if p.halt != nil {
 		s.touched[p] = struct{}{}
@@ -91,28 +94,38 @@ func (s *slot) watch(p *pipeline, src, tgt *clusterMeta) {
 }
 
 // watchTarget asks, whenever the target partition has a new leader, whether its
-// log still holds what was acknowledged: an unclean election may have cut it.
+// log still holds the last record that was acknowledged: an unclean election
+// may have cut it, and others may have written in its place since. A log is
+// never cut without a new leader epoch.
 func (s *slot) watchTarget(p *pipeline, tgt *clusterMeta) {
 	pm, ok := tgt.partition(p.targetID, p.id.partition)
 	if !ok || pm.leader < 0 || pm.leaderEpoch < 0 || pm.leaderEpoch == p.targetEpoch || p.epochAsked == pm.leaderEpoch {
 		return
 	}
-	if p.targetEpoch < 0 || p.targetEnd <= 0 {
+	if p.extents.Len() == 0 {
 		p.targetEpoch = pm.leaderEpoch
 		return
 	}
 	p.epochAsked = pm.leaderEpoch
-	gen, end, epoch := p.gen, p.targetEnd, p.targetEpoch
+	gen := p.gen
+	_, end := p.extents.End()
+	t := fenceTarget{id: p.id, topic: p.target, topicID: p.targetID}
 	s.e.background(func(ctx context.Context) {
-		held, err := epochEnd(ctx, s.e.control, pm, p.target, p.id.partition, epoch)
+		start, logEnd, h, err := s.e.batchAt(ctx, t, end-1)
 		s.box.put(event{call: func() {
 			switch {
 			case s.pipes[p.id] != p || p.gen != gen:
+				return
 			case err != nil:
 				p.epochAsked = -1 // ask again
-			case held >= 0 && held < end:
-				p.stop(dr.HaltTargetTruncated, fmt.Sprintf("target offsets %d to %d were acknowledged in leader epoch %d and are gone: the log was truncated (unclean leader election)", held, end-1, epoch))
-				p.note(errors.New("the target log was truncated"))
+				return
+			}
+			_, ours := s.ours[h.ProducerID]
+			switch {
+			case logEnd < end:
+				p.stop(dr.HaltTargetTruncated, fmt.Sprintf("target offsets %d to %d were acknowledged and are gone: the log was truncated (unclean leader election)", logEnd, end-1))
+			case start < end && h.BaseOffset < end && (!ours || h.IsControl()):
+				p.stop(dr.HaltTargetTruncated, fmt.Sprintf("target offset %d was acknowledged and now belongs to a batch of another writer: the log was truncated (unclean leader election)", end-1))
 			default:
 				p.targetEpoch = pm.leaderEpoch
 			}
@@ -121,16 +134,43 @@ func (s *slot) watchTarget(p *pipeline, tgt *clusterMeta) {
 	})
 }
 
+// mayRetry reports whether a partition that is not authorised may be tried
+// again now: after 5 s, then after twice as long each time, up to a minute, for
+// every attempt takes the whole slot over.
+func (s *slot) mayRetry(id tp) bool {
+	r := s.retries[id]
+	now := time.Now()
+	switch {
+	case r.at.IsZero():
+		r = retry{at: now.Add(5 * time.Second), wait: 5 * time.Second}
+	case now.Before(r.at):
+		return false
+	default:
+		r.wait = min(2*r.wait, time.Minute)
+		r.at = now.Add(r.wait)
+		s.retries[id] = r
+		return true
+	}
+	s.retries[id] = r
+	return false
+}
+
+// retry is when a partition may be tried again.
+type retry struct {
+	at   time.Time
+	wait time.Duration
+}
+
 // retryHalt starts a pipeline again whose halt may clear by itself, and one
 // for which an operator decided.
-func (s *slot) retryHalt(p *pipeline) {
-	if p.halt.Code == dr.HaltUnauthorized && p.quiet() && time.Since(time.UnixMilli(p.halt.AtMs)) > 5*time.Second && s.retake == nil {
+func (s *slot) retryHalt(p *pipeline, src, tgt *clusterMeta) {
+	if p.halt.Code == dr.HaltUnauthorized && src.byID[p.id.topicID] != nil && tgt.byID[p.targetID] != nil && p.quiet() && s.retake == nil && s.mayRetry(p.id) {
 		p.note(errors.New("authorisation is tried again"))
 		p.halt = nil
 		s.retake = fmt.Errorf("%w: %s partition %d: authorisation is tried again", errRetake, p.topic, p.id.partition)
 		return
 	}
-	if r := s.e.resolution(p.id); r != nil && r.ID != p.resolved && s.retake == nil {
+	if r := s.e.resolution(p.id); r != nil && r.ID != p.resolved && r.AtMs >= p.halt.AtMs && !p.unfenced && s.retake == nil {
 		s.retake = fmt.Errorf("%w: %s partition %d: an operator decided: %s", errRetake, p.topic, p.id.partition, r.Action)
 	}
 }
@@ -165,10 +205,12 @@ func (s *slot) checkRange(p *pipeline, f fetched) {
 			}
 			p.asking = false
 			switch {
+			case len(p.queue) > 0: // what was fetched before comes first: look again then
+				p.recheck = &f
 			case err != nil:
 				p.waiting = fmt.Sprintf("read the offsets of source topic %s: %v", topic, err)
 			case f.offset < start:
-				p.logStart = start
+				p.logStart, p.highWater = start, end
 				p.stop(dr.HaltRetention, fmt.Sprintf("source offsets %d to %d (%d records at most) were deleted (retention or DeleteRecords) before they were copied", f.offset, start-1, start-f.offset))
 			case f.offset > end:
 				p.highWater = end
