@@ -236,7 +236,7 @@ func (e *Engine) firstMeta(ctx context.Context, name string, cl *kgo.Client) (*c
 
 // retry repeats fn until it works or ctx ends, and shows why it does not.
 func (e *Engine) retry(ctx context.Context, what string, fn func() error) error {
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := fn()
 		if err == nil {
 			return nil

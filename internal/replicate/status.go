@@ -262,6 +262,8 @@ func (e *Engine) judgeState(st *dr.ReplicatorStatus) {
 	case !complete && !ran:
 		st.State = dr.ReplicatorCreating
 		reasons = append(reasons, fmt.Sprintf("%d of %d slots are taken over", len(owned), e.slots))
+	case !complete && down:
+		st.State = dr.ReplicatorDegraded
 	case !complete:
 		st.State = dr.ReplicatorUpdating
 		reasons = append(reasons, fmt.Sprintf("%d of %d slots are taken over", len(owned), e.slots))

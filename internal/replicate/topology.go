@@ -98,8 +98,8 @@ func (t *topology) trouble() (since time.Time, err error) {
 }
 
 // run polls until ctx ends. A kick is served at most every 50 ms. Very large
-// clusters are polled less often: at most a twentieth of the time goes into
-// metadata.
+// clusters are polled less often, down to every 10 s: at most a twentieth of the
+// time goes into metadata.
 func (t *topology) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -119,7 +119,11 @@ func (t *topology) run(ctx context.Context) error {
 			return nil
 		}
 		t.publish(m, err)
-		timer.Reset(max(t.interval, 20*time.Since(start)))
+		wait := t.interval
+		if err == nil { // an attempt that failed took long for other reasons
+			wait = max(wait, min(20*time.Since(start), 10*time.Second))
+		}
+		timer.Reset(wait)
 	}
 }
 

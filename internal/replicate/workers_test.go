@@ -257,6 +257,14 @@ func (f *flow) settled(d time.Duration) {
 	}
 }
 
+// moves waits until the writer got records acknowledged after the call.
+func (f *flow) moves(d time.Duration) {
+	f.r.t.Helper()
+	count := func() int { f.mu.Lock(); defer f.mu.Unlock(); return len(f.mu.acks) }
+	before := count()
+	await(f.r.t, "the source takes records again", d, func() bool { return count() > before+2 })
+}
+
 // check fails the test if a record was lost, doubled or out of order so far.
 func (f *flow) check() {
 	f.r.t.Helper()
