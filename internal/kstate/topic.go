@@ -80,19 +80,20 @@ func create(ctx context.Context, cl *kgo.Client, l Layout) error {
 func partitions(ctx context.Context, cl *kgo.Client) (int32, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	t := kmsg.NewMetadataRequestTopic()
-	t.Topic = kmsg.StringPtr(Topic)
+	t.Topic = new(Topic)
 	req.Topics = append(req.Topics, t)
 	resp, err := req.RequestWith(ctx, cl)
 	if err != nil {
 		return 0, fmt.Errorf("describe topic %s: %w", Topic, err)
 	}
-	for _, rt := range resp.Topics {
-		if err := kerr.ErrorForCode(rt.ErrorCode); err != nil {
-			return 0, fmt.Errorf("describe topic %s: %w", Topic, err)
-		}
-		return int32(len(rt.Partitions)), nil
+	if len(resp.Topics) != 1 {
+		return 0, fmt.Errorf("describe topic %s: %d topics in the answer", Topic, len(resp.Topics))
 	}
-	return 0, fmt.Errorf("describe topic %s: %w", Topic, kerr.UnknownTopicOrPartition)
+	rt := resp.Topics[0]
+	if err := kerr.ErrorForCode(rt.ErrorCode); err != nil {
+		return 0, fmt.Errorf("describe topic %s: %w", Topic, err)
+	}
+	return int32(len(rt.Partitions)), nil
 }
 
 func liveBrokers(ctx context.Context, cl *kgo.Client) (int, error) {

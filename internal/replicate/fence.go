@@ -316,7 +316,7 @@ func retryTxn(ctx context.Context, fn func() error) error {
 	limit := time.Now().Add(fenceWait)
 	for {
 		err := fn()
-		if err == nil || time.Now().After(limit) || !(errors.Is(err, kerr.ConcurrentTransactions) || kerr.IsRetriable(err)) {
+		if err == nil || time.Now().After(limit) || !errors.Is(err, kerr.ConcurrentTransactions) && !kerr.IsRetriable(err) {
 			return err
 		}
 		if serr := sleep(ctx, 20*time.Millisecond); serr != nil {

@@ -81,7 +81,7 @@ func (e *Engine) member(ctx, base context.Context) error {
 	for ctx.Err() == nil {
 		if err := e.agree(ctx); err != nil {
 			if ctx.Err() != nil {
-				return nil
+				break
 			}
 			e.setPhase(dr.ReplicatorFailed, err.Error())
 			if err.Error() != refused { // asked again at every change of the state topic, said once
@@ -93,9 +93,10 @@ func (e *Engine) member(ctx, base context.Context) error {
 		}
 		refused = ""
 		err := e.join(ctx, base)
+		if ctx.Err() != nil || err == nil {
+			break
+		}
 		switch {
-		case ctx.Err() != nil || err == nil:
-			return nil
 		case errors.Is(err, errSuperseded):
 			e.log.LogAttrs(ctx, slog.LevelInfo, "superseded by another configuration")
 		case errors.Is(err, kerr.FencedInstanceID):
@@ -109,9 +110,7 @@ func (e *Engine) member(ctx, base context.Context) error {
 			}
 			e.note("group of workers", err)
 			e.log.LogAttrs(ctx, slog.LevelWarn, "left the group of workers", slog.String("error", err.Error()))
-			if sleep(ctx, time.Second) != nil {
-				return nil
-			}
+			e.waitState(ctx, time.Second)
 		}
 	}
 	return nil
@@ -210,7 +209,7 @@ func (e *Engine) join(ctx, base context.Context) error {
 	}()
 	err = e.watchMembership(ctx, trouble)
 	e.disown(e.ownedSlots())
-	e.leave(cl)
+	e.leave(context.WithoutCancel(ctx), cl)
 	cancel()
 	cl.CloseAllowingRebalance()
 	<-polled
@@ -255,8 +254,8 @@ func (e *Engine) watchMembership(ctx context.Context, trouble <-chan error) erro
 
 // leave takes this static member out of the group at once, so that the others
 // need not wait for its session to end. kgo leaves static members in.
-func (e *Engine) leave(cl *kgo.Client) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+func (e *Engine) leave(ctx context.Context, cl *kgo.Client) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	req := kmsg.NewPtrLeaveGroupRequest()
 	req.Group = e.groupID()
@@ -264,8 +263,8 @@ func (e *Engine) leave(cl *kgo.Client) {
 	// With the member's own id the broker refuses to remove another process
 	// that joined under the same worker id.
 	m.MemberID, _ = cl.GroupMetadata()
-	m.InstanceID = kmsg.StringPtr(e.o.WorkerID)
-	m.Reason = kmsg.StringPtr("stopped")
+	m.InstanceID = new(e.o.WorkerID)
+	m.Reason = new("stopped")
 	req.Members = append(req.Members, m)
 	if _, err := req.RequestWith(ctx, cl); err != nil {
 		e.log.LogAttrs(ctx, slog.LevelDebug, "leave the group of workers", slog.String("error", err.Error()))

@@ -48,7 +48,7 @@ func newLimits(cl *kgo.Client) *limits {
 
 // run keeps the limits fresh until ctx ends.
 func (l *limits) run(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		l.readBroker(ctx)
 		l.mu.Lock()
 		var names []string
@@ -61,10 +61,9 @@ func (l *limits) run(ctx context.Context) error {
 			l.read(ctx, names[:n]) //nolint:errcheck // the old values hold until the next round
 			names = names[n:]
 		}
-		if sleep(ctx, 10*time.Second) != nil {
-			return nil
-		}
+		sleep(ctx, 10*time.Second) //nolint:errcheck // the loop asks the context
 	}
+	return nil
 }
 
 // ensure returns when the limits of a topic are known.

@@ -240,7 +240,7 @@ func (s *slot) work(io context.Context) {
 			s.e.fetch.release(p.id, p.gen, n)
 		}
 		if p.blocked >= 0 && !p.asking {
-			s.askProvenance(io, p)
+			s.askProvenance(p)
 		}
 		s.send(p)
 		if p.halt != nil && !p.stopped {
@@ -290,7 +290,7 @@ func (s *slot) send(p *pipeline) {
 }
 
 // askProvenance has the registry read for a producer id that is not known.
-func (s *slot) askProvenance(io context.Context, p *pipeline) {
+func (s *slot) askProvenance(p *pipeline) {
 	id, at, gen := p.blocked, p.blockedAt, p.gen
 	p.asking = true
 	done := func(proof int64) {

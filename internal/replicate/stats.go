@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"maps"
 	"sync"
 	"time"
 )
@@ -129,8 +130,6 @@ func (e *Engine) Stats() Stats {
 
 func clone(m map[string]uint64) map[string]uint64 {
 	out := make(map[string]uint64, len(m))
-	for k, v := range m {
-		out[k] = v
-	}
+	maps.Copy(out, m)
 	return out
 }

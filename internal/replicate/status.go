@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -118,9 +119,7 @@ func (e *Engine) partitionViews() map[tp]partitionView {
 	out := map[tp]partitionView{}
 	for n := range e.slots {
 		if v := views[n]; v != nil && v.owned {
-			for id, p := range v.partitions {
-				out[id] = p
-			}
+			maps.Copy(out, v.partitions)
 			continue
 		}
 		raw := map[string][]byte{}
@@ -385,6 +384,7 @@ func sumUp(t *dr.TopicStatus, paused bool) {
 			}
 		case dr.PartitionStarting:
 			starting++
+		case dr.PartitionRunning, dr.PartitionPaused, dr.PartitionWaiting:
 		}
 	}
 	switch {
