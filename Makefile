@@ -3,8 +3,10 @@ GO      ?= go
 BIN     := bin
 CORE    := ./internal/kbatch/... ./internal/offsets/... ./internal/replicate/... ./internal/kstate/... ./internal/mirror/...
 FUZZTIME ?= 30s
+SEED    ?=
+SEEDS   ?=
 
-.PHONY: help build test race lint fuzz ci quickstart clean
+.PHONY: help build test sim race lint fuzz ci quickstart clean
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -13,6 +15,9 @@ build: ## the binary, static, in bin/
 
 test: ## all tests; those on real Kafka are skipped, and say why, where Java or Maven is missing
 	$(GO) test ./...
+
+sim: ## replicators on fake Kafka in fake time: SEEDS=N scenarios, or SEED=N for one of them (SEED and SEEDS: N from SEED on)
+	ANABRANCH_SIM_SEED=$(SEED) ANABRANCH_SIM_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 0 -v -run TestFake_Seeds ./tests/sim
 
 race: ## the packages of the data path under the race detector
 	$(GO) test -race $(CORE)

@@ -1,0 +1,179 @@
+package sim
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+
+	"github.com/anabranch/anabranch/internal/ktest"
+)
+
+// fakeCluster is a kfake cluster on a virtual network.
+type fakeCluster struct {
+	*ktest.Fake
+	nw *kfake.VirtualNetwork
+}
+
+func (c fakeCluster) ClientOptions() []kgo.Opt {
+	return append(c.Fake.ClientOptions(), kgo.Dialer(c.nw.DialContext))
+}
+
+// fakes makes the clusters of a scenario in the bubble of a test.
+func fakes(t *testing.T, s Scenario) map[string]*cluster {
+	t.Helper()
+	out := map[string]*cluster{}
+	nw := new(kfake.VirtualNetwork)
+	for i, name := range s.Clusters {
+		brokers := 1
+		for _, f := range s.Faults {
+			if f.Kind == Leaders && f.Side == name {
+				brokers = 3
+			}
+		}
+		var ports []int
+		for b := range brokers {
+			ports = append(ports, 9092+100*i+b)
+		}
+		// The fake answers OffsetForLeaderEpoch wrongly while nothing was written
+		// in the new epoch: it knows no end of the old one, where a broker says
+		// the end of the log. Clients would see a truncation that was none.
+		versions := kversion.Stable()
+		versions.SetMaxKeyVersion(kmsg.OffsetForLeaderEpoch.Int16(), -1)
+		c := fakeCluster{ktest.FakeCluster(t, ktest.FakeOptions{
+			ID: "cluster-" + name, Brokers: brokers, Extra: []kfake.Opt{kfake.Ports(ports...), kfake.ListenFn(nw.Listen), kfake.MaxVersions(versions)},
+		}), nw}
+		out[name] = &cluster{Broker: c, name: name, dial: nw.DialContext}
+		if brokers > 1 {
+			out[name].move = c.ShufflePartitionLeaders
+		}
+	}
+	return out
+}
+
+// notes keeps the last lines that workers log, to be shown when a run fails.
+type notes struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (n *notes) Write(b []byte) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.text.Write(b)
+}
+
+func (n *notes) last(lines int) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all := strings.SplitAfter(n.text.String(), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "")
+}
+
+const logEnv = "ANABRANCH_SIM_LOG" // number of lines to show when a run fails
+
+func logger(n *notes) *slog.Logger {
+	level := slog.LevelInfo
+	if os.Getenv(logEnv) != "" {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(n, &slog.HandlerOptions{Level: level}))
+}
+
+func number(tb testing.TB, env string, otherwise int) int {
+	tb.Helper()
+	s := os.Getenv(env)
+	if s == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		tb.Fatalf("%s: %v", env, err)
+	}
+	return n
+}
+
+// fakeLimits are in fake time: they cost nothing.
+func fakeLimits() limits {
+	return limits{ready: time.Minute, settle: 2 * time.Minute, stop: time.Minute}
+}
+
+// inBubble plays a scenario on fakes.
+func inBubble(t *testing.T, s Scenario, replay string) {
+	t.Helper()
+	lines := number(t, logEnv, 40)
+	synctest.Test(t, func(t *testing.T) {
+		var n notes
+		start := time.Now()
+		for _, f := range play(s, fakes(t, s), fakeLimits(), logger(&n)) {
+			t.Error(f)
+		}
+		if t.Failed() {
+			t.Logf("scenario: %+v\nlog:\n%sto run it again: %s", s, n.last(lines), replay)
+		}
+		t.Logf("%v of fake time, %d faults", time.Since(start).Round(time.Millisecond), len(s.Faults))
+	})
+}
+
+func TestFake_Scenarios(t *testing.T) {
+	for _, s := range scenarios() {
+		t.Run(s.Name, func(t *testing.T) {
+			inBubble(t, s, fmt.Sprintf("go test -count=1 -run '%s$' ./tests/sim", t.Name()))
+		})
+	}
+}
+
+// The first seed and the number of seeds of TestFake_Seeds.
+const (
+	seedEnv  = "ANABRANCH_SIM_SEED"
+	seedsEnv = "ANABRANCH_SIM_SEEDS"
+)
+
+func TestFake_Seeds(t *testing.T) {
+	first := number(t, seedEnv, 1)
+	count := 8
+	if os.Getenv(seedEnv) != "" {
+		count = 1
+	}
+	for seed := first; seed < first+number(t, seedsEnv, count); seed++ {
+		t.Run(strconv.Itoa(seed), func(t *testing.T) {
+			inBubble(t, generate(uint64(seed)), fmt.Sprintf("make sim SEED=%d", seed))
+		})
+	}
+}
+
+// realBroker is a real cluster as a cluster of a scenario.
+func realBroker(name string, c *ktest.Cluster) *cluster {
+	return &cluster{Broker: c, name: name, dial: new(net.Dialer).DialContext}
+}
+
+func TestReal_Scenarios(t *testing.T) {
+	clusters := map[string]*cluster{
+		"a": realBroker("a", ktest.RealCluster(t, ktest.Options{})),
+		"b": realBroker("b", ktest.RealCluster(t, ktest.Options{Version: ktest.Oldest})),
+	}
+	for _, s := range scenarios() {
+		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
+			var n notes
+			for _, f := range play(s, clusters, limits{ready: 30 * time.Second, settle: 60 * time.Second, stop: 20 * time.Second}, logger(&n)) {
+				t.Error(f)
+			}
+			if t.Failed() {
+				t.Logf("log:\n%s", n.last(number(t, logEnv, 40)))
+			}
+		})
+	}
+}

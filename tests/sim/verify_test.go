@@ -1,0 +1,122 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/ktest"
+)
+
+// reading is what one cluster shows of one topic.
+type reading struct {
+	cluster, topic string
+	log            *ktest.Log
+}
+
+// read reads every topic on every cluster that it reaches.
+func (r *run) read(iso ktest.Isolation) []reading {
+	ctx, cancel := context.WithTimeout(context.Background(), r.limits.settle)
+	defer cancel()
+	r.mu.Lock()
+	where := make(map[string][]string)
+	for t, on := range r.mu.on {
+		where[t] = slices.Clone(on)
+	}
+	r.mu.Unlock()
+	var out []reading
+	for t, on := range where {
+		for _, name := range on {
+			log, err := ktest.Read(ctx, r.clusters[name], r.topic(t), iso)
+			if err != nil {
+				r.failf("read %s of %s: %v", t, name, err)
+				continue
+			}
+			out = append(out, reading{name, t, log})
+		}
+	}
+	return out
+}
+
+// history is what was written, with the topics whose records may be missing.
+func (r *run) history() ktest.History {
+	h := r.recorder.History()
+	h.Compacted = map[string]bool{}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, t := range r.mu.topics {
+		if t.Kind == ktest.Compacted {
+			h.Compacted[r.topic(name)] = true
+		}
+	}
+	return h
+}
+
+// missing says what has not arrived yet. It counts, which is cheap; what
+// arrived is judged by verify.
+func (r *run) missing() string {
+	h := r.history()
+	out := ""
+	for _, rd := range r.read(ktest.ReadCommitted) {
+		want, got := h.Count(r.topic(rd.topic), ktest.Acknowledged), len(rd.log.Records())
+		if got < want && !h.Compacted[r.topic(rd.topic)] {
+			out += fmt.Sprintf("%s has %d of %d records of %s; ", rd.cluster, got, want, rd.topic)
+		}
+	}
+	if out == "" && len(h.Compacted) > 0 {
+		return r.notCaughtUp()
+	}
+	if out != "" {
+		out += r.notCaughtUp()
+	}
+	return out
+}
+
+// notCaughtUp says which workers show a lag. A cleaner may take records of a
+// compacted topic away on one side, so that counting does not tell.
+func (r *run) notCaughtUp() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := ""
+	for key, w := range r.mu.workers {
+		st := w.Status()
+		if st.MessageLag != 0 {
+			out += fmt.Sprintf("%s %s %s: lag %d; ", r.s.Replicators[key[0]].name(), st.State, st.Reason, st.MessageLag)
+		}
+	}
+	return out
+}
+
+// verify holds every cluster to the history, for both isolation levels, and
+// checks that nothing moves any more.
+func (r *run) verify() {
+	h := r.history()
+	for _, p := range h.Produced {
+		if p.Outcome == ktest.Indeterminate {
+			r.failf("the load has no outcome for %s: nothing disturbed it", p.ID)
+			break
+		}
+	}
+	before := map[string]*ktest.Log{}
+	for _, iso := range []ktest.Isolation{ktest.ReadCommitted, ktest.ReadUncommitted} {
+		for _, rd := range r.read(iso) {
+			vs := ktest.Check(h, rd.cluster, rd.log)
+			if iso == ktest.ReadUncommitted {
+				before[rd.cluster+"/"+rd.topic] = rd.log
+				if !h.Compacted[r.topic(rd.topic)] {
+					vs = append(vs, ktest.CheckGaps(rd.log)...)
+				}
+			}
+			if len(vs) > 0 {
+				r.failf("%s on %s, %s: %s", rd.topic, rd.cluster, iso, ktest.Summary(vs))
+			}
+		}
+	}
+	time.Sleep(2 * time.Second)
+	for _, rd := range r.read(ktest.ReadUncommitted) {
+		if vs := ktest.CheckStill(before[rd.cluster+"/"+rd.topic], rd.log); len(vs) > 0 {
+			r.failf("%s on %s: %s", rd.topic, rd.cluster, ktest.Summary(vs))
+		}
+	}
+}
