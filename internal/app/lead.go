@@ -7,6 +7,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/mirror"
 	"github.com/anabranch/anabranch/internal/replicate"
 )
@@ -104,6 +105,12 @@ func entryOf(r replicate.TopicRecord) (mirror.Entry, bool) {
 	var e mirror.Entry
 	if err := json.Unmarshal(r.Entry, &e); err != nil || e.SourceTopicID != r.SourceID {
 		return mirror.Entry{}, false
+	}
+	switch r.Decided {
+	case dr.ResolveRecreate:
+		e.Phase, e.TargetTopicID = mirror.PhaseCreating, [16]byte{}
+	case dr.ResolveRestart:
+		e.Phase = mirror.PhaseDeleted
 	}
 	return e, true
 }

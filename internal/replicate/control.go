@@ -125,6 +125,8 @@ type topicRecordJSON struct {
 	TargetID string          `json:"target_id"`
 	Created  bool            `json:"created"`
 	Entry    json.RawMessage `json:"entry"`
+
+	Decided dr.ResolveAction `json:"decided,omitempty"`
 }
 
 func decodeTopic(source [16]byte, b []byte) (TopicRecord, error) {
@@ -133,12 +135,12 @@ func decodeTopic(source [16]byte, b []byte) (TopicRecord, error) {
 		return TopicRecord{}, err
 	}
 	id, err := parseID(v.TargetID)
-	return TopicRecord{V: v.V, SourceID: source, TargetID: id, Created: v.Created, Entry: v.Entry}, err
+	return TopicRecord{V: v.V, SourceID: source, TargetID: id, Created: v.Created, Entry: v.Entry, Decided: v.Decided}, err
 }
 
 // RecordTopic keeps the record of a source topic, durably.
 func (e *Engine) RecordTopic(ctx context.Context, r TopicRecord) error {
-	v := topicRecordJSON{V: stateVersion, TargetID: hexID(r.TargetID), Created: r.Created, Entry: r.Entry}
+	v := topicRecordJSON{V: stateVersion, TargetID: hexID(r.TargetID), Created: r.Created, Entry: r.Entry, Decided: r.Decided}
 	return e.writeControl(ctx, keyTopic(e.o.Name, r.SourceID), encode(v))
 }
 

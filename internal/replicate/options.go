@@ -82,6 +82,13 @@ type TopicRecord struct {
 	TargetID [16]byte        `json:"-"`
 	Created  bool            `json:"created"` // the target's topic exists and is ours to fill
 	Entry    json.RawMessage `json:"entry"`   // the keeper's own words
+
+	// Decided is what an operator decided since the keeper wrote Entry:
+	// dr.ResolveRecreate lets it create the target's topic once more,
+	// dr.ResolveRestart ends this source topic id, so that a newer topic of the
+	// same name takes the target's topic over. The keeper's next record takes
+	// it back.
+	Decided dr.ResolveAction `json:"decided,omitempty"`
 }
 
 func (o Options) validate() error {

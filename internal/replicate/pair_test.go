@@ -38,6 +38,12 @@ func (l ledger) entry(r replicate.TopicRecord) (mirror.Entry, bool) {
 	if err := json.Unmarshal(r.Entry, &e); err != nil {
 		return e, false
 	}
+	switch r.Decided {
+	case dr.ResolveRecreate:
+		e.Phase, e.TargetTopicID = mirror.PhaseCreating, [16]byte{}
+	case dr.ResolveRestart:
+		e.Phase = mirror.PhaseDeleted
+	}
 	return e, true
 }
 

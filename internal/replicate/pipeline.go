@@ -149,6 +149,7 @@ type pipeline struct {
 	started     bool
 	checkBelow  int64 // native source records below it may be on the target already, see startRecord
 	resolved    string
+	retired     bool // over by decision
 	dirty       bool // a checkpoint is due
 	quiescent   bool // the durable checkpoint says so
 	wantQuiet   bool

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kbatch"
 )
@@ -23,6 +25,9 @@ func (e *Engine) Resolve(ctx context.Context, r dr.Resolution) (dr.ResolveResult
 	if err != nil {
 		return res, err
 	}
+	if err := allowed(r, targets); err != nil {
+		return res, err
+	}
 	if r.Action == dr.ResolveMatch {
 		for id, v := range targets {
 			p, err := e.matchTails(ctx, id, v)
@@ -34,31 +39,68 @@ func (e *Engine) Resolve(ctx context.Context, r dr.Resolution) (dr.ResolveResult
 		sortResolved(res.Partitions)
 		return res, nil
 	}
+	ids := map[[16]byte]struct{}{}
+	for _, v := range targets {
+		if startsAnew(r.Action, v.status.Code) {
+			if targets, err = e.startAnew(ctx, r); err != nil {
+				return res, err
+			}
+			for id := range targets {
+				ids[id.topicID] = struct{}{}
+			}
+			break
+		}
+	}
+	if r.Action == dr.ResolveStartAt {
+		if err := e.checkOffsets(ctx, r, targets); err != nil {
+			return res, err
+		}
+	}
 	for id, v := range targets {
 		rec := resolveRecord{V: stateVersion, ID: strconv.FormatInt(time.Now().UnixNano(), 36), Action: r.Action, AtMs: time.Now().UnixMilli()}
 		out := dr.ResolvedPartition{Partition: id.partition, SourceOffset: v.status.ReplicatedOffset}
-		switch r.Action {
-		case dr.ResolveStartAt:
-			o, ok := r.Offsets[id.partition]
-			if !ok {
-				return res, &dr.Error{Code: dr.CodeUsage, Hint: "give an offset for each halted partition, or name one partition", Err: fmt.Errorf("topic %s partition %d is halted, and no offset was given for it", r.Topic, id.partition)}
-			}
-			rec.Offset, out.SourceOffset = o, o
-		case dr.ResolveContinue:
+		switch {
+		case r.Action == dr.ResolveRecreate:
+			out.SourceOffset, out.Note = max(0, v.status.SourceLogStartOffset), "the topic is created anew on the target and copied from its beginning"
+		case len(ids) > 0:
+			out.SourceOffset, out.Note = 0, "the new topic is copied from its beginning, behind the records of the old one"
+		case r.Action == dr.ResolveStartAt:
+			rec.Offset, out.SourceOffset = r.Offsets[id.partition], r.Offsets[id.partition]
+		case r.Action == dr.ResolveContinue:
 			out.Note = "goes on at the first offset that exists behind the halt"
-		case dr.ResolveRestart:
+		case r.Action == dr.ResolveRestart:
 			out.SourceOffset, out.Note = max(0, v.status.SourceLogStartOffset), "copies the partition from its beginning again: records that are on the target already will be there twice"
-		default:
-			return res, &dr.Error{Code: dr.CodeUnsupported, Hint: "use start-at, match, continue or restart", Err: fmt.Errorf("action %q is not available for topic %s", r.Action, r.Topic)}
 		}
 		if err := e.writeControl(ctx, keyResolve(e.o.Name, id), encode(rec)); err != nil {
 			return res, err
 		}
 		res.Partitions = append(res.Partitions, out)
 	}
+	if err := e.forget(ctx, r.Topic, ids); err != nil {
+		return res, err
+	}
 	res.Applied = true
 	sortResolved(res.Partitions)
 	return res, nil
+}
+
+// checkOffsets refuses offsets that the source does not have: copying from
+// them would leave something out that nobody decided about.
+func (e *Engine) checkOffsets(ctx context.Context, r dr.Resolution, targets map[tp]partitionView) error {
+	for id := range targets {
+		o, ok := r.Offsets[id.partition]
+		if !ok {
+			return &dr.Error{Code: dr.CodeUsage, Hint: "give an offset for each halted partition, or name one partition", Err: fmt.Errorf("topic %s partition %d is halted, and no offset was given for it", r.Topic, id.partition)}
+		}
+		start, end, err := e.sourceRange(ctx, r.Topic, id.partition)
+		if err != nil {
+			return err
+		}
+		if o < start || o > end {
+			return &dr.Error{Code: dr.CodeUsage, Hint: "give an offset that exists", Err: fmt.Errorf("topic %s partition %d has the offsets %d to %d at the source, not %d", r.Topic, id.partition, start, end, o)}
+		}
+	}
+	return nil
 }
 
 func sortResolved(list []dr.ResolvedPartition) {
@@ -167,6 +209,13 @@ func readRecords(ctx context.Context, e *Engine, topo *topology, t fenceTarget, 
 		cl = e.sourceControl
 	}
 	var out []digest
+	err := walkRecords(ctx, cl, topo, t, from, end, func(d digest, _ int32) { out = append(out, d) })
+	return out, err
+}
+
+// walkRecords calls fn with the data records of [from, end) and their leader
+// epochs.
+func walkRecords(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget, from, end int64, fn func(digest, int32)) error {
 	var bad error
 	_, err := walkLog(ctx, cl, topo, t, from, func(h kbatch.Header, entry []byte) bool {
 		if h.IsControl() {
@@ -174,14 +223,14 @@ func readRecords(ctx context.Context, e *Engine, topo *topology, t fenceTarget, 
 		}
 		bad = kbatch.Parse(entry, func(r kbatch.Record) error {
 			if r.Offset >= from && r.Offset < end {
-				out = append(out, digest{offset: r.Offset, timestamp: r.Timestamp, key: string(r.Key), val: string(r.Value), nullKey: r.Key == nil, nullVal: r.Value == nil})
+				fn(digest{offset: r.Offset, timestamp: r.Timestamp, key: string(r.Key), val: string(r.Value), nullKey: r.Key == nil, nullVal: r.Value == nil}, h.LeaderEpoch)
 			}
 			return nil
 		})
 		return bad == nil && h.LastOffset()+1 < end
 	})
 	if bad != nil {
-		return nil, bad
+		return bad
 	}
-	return out, err
+	return err
 }

@@ -85,7 +85,7 @@ func (s *slot) gather(p *pipeline) ([]stateRecord, covered) {
 		if p.dirty && p.halt != nil {
 			p.dirty = false
 			ck := *p.keep
-			ck.Halt, ck.HighWater, ck.LogStart = p.halt, p.highWater, p.logStart
+			ck.Halt, ck.HighWater, ck.LogStart, ck.Resolved = p.halt, p.highWater, p.logStart, p.resolved
 			out = append(out, stateRecord{keyCheckpoint(s.e.o.Name, p.id), encode(ck)})
 		}
 		return out, c
@@ -147,7 +147,7 @@ func (p *pipeline) snapshot() checkpoint {
 		V: stateVersion, Topic: p.topic, Target: p.target, TargetID: hexID(p.targetID), Partition: p.id.partition,
 		Position: p.frontier(), SourceEpoch: p.frontierEpoch(), TargetEnd: p.targetEnd, TargetEpoch: p.targetEpoch,
 		Floor: p.extents.Floor(), FirstSeg: p.firstSeg, NextSeg: p.nextSeg, Extents: encodeExtents(p.segment),
-		Halt: p.halt, Resolved: p.resolved, HighWater: p.highWater, LogStart: p.logStart, Started: p.started, CheckBelow: p.checkBelow,
+		Halt: p.halt, Retired: p.retired, Resolved: p.resolved, HighWater: p.highWater, LogStart: p.logStart, Started: p.started, CheckBelow: p.checkBelow,
 		AtMs: p.now().UnixMilli(),
 	}
 	for prod, l := range p.lanes {

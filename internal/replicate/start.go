@@ -2,11 +2,9 @@ package replicate
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
-	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kbatch"
 )
 
@@ -200,44 +198,4 @@ func (s *slot) wantProducer(txn string, path []string) {
 			s.producers[txn] = prod
 		}})
 	})
-}
-
-// resolveHalt carries out the decision of an operator about a halted pipeline.
-func (s *slot) resolveHalt(ctx context.Context, p *pipeline) error {
-	r := s.e.resolution(p.id)
-	if r == nil || r.ID == p.resolved {
-		return nil
-	}
-	if p.halt == nil || r.AtMs < p.halt.AtMs { // it was about a halt that has cleared since
-		p.resolved, p.dirty = r.ID, true
-		return nil
-	}
-	start, end, err := s.e.sourceRange(ctx, p.topic, p.id.partition)
-	if err != nil {
-		return fmt.Errorf("resolve %s partition %d: %w", p.topic, p.id.partition, err)
-	}
-	switch r.Action {
-	case dr.ResolveStartAt:
-		p.next = min(max(r.Offset, start), end)
-	case dr.ResolveContinue:
-		p.next = min(max(p.next, start), end) // accepts what is gone, and tries again what was refused
-	case dr.ResolveRestart:
-		p.next = start
-	default:
-		p.resolved, p.dirty = r.ID, true
-		return nil
-	}
-	unexplained := p.halt.Code == dr.HaltPosition || p.halt.Code == dr.HaltTargetTruncated
-	p.halt, p.keep, p.doubt, p.checkBelow, p.last = nil, nil, nil, 0, -1
-	p.resolved, p.dirty = r.ID, true
-	_, tgtEnd, err := logRange(ctx, s.e.control, p.target, p.id.partition)
-	if err != nil {
-		return fmt.Errorf("resolve %s partition %d: %w", p.topic, p.id.partition, err)
-	}
-	if srcEnd, _ := p.extents.End(); p.next < srcEnd || unexplained {
-		// Records before the map's end are copied again: the map starts anew.
-		p.resetMap(tgtEnd)
-	}
-	p.targetEnd = tgtEnd
-	return nil
 }

@@ -62,6 +62,7 @@ type checkpoint struct {
 	NextSeg     int64         `json:"next_segment"`
 	Extents     []byte        `json:"extents,omitempty"` // the newest, not yet full segment
 	Halt        *haltRecord   `json:"halt,omitempty"`
+	Retired     bool          `json:"retired,omitempty"`  // over by decision: only the offset map still speaks
 	Resolved    string        `json:"resolved,omitempty"` // id of the last decision that was carried out
 	HighWater   int64         `json:"high_water"`
 	LogStart    int64         `json:"log_start"`

@@ -130,7 +130,7 @@ func (e *Engine) partitionViews() map[tp]partitionView {
 			if err != nil {
 				continue
 			}
-			if ck, err := decode[checkpoint](b); err == nil {
+			if ck, err := decode[checkpoint](b); err == nil && !ck.Retired {
 				v := ck.view()
 				v.status.Worker = owners[n]
 				out[id] = v

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -70,6 +71,7 @@ func (s *slot) acquire(ctx, io context.Context) error {
 	if err := s.flushState(io); err != nil {
 		return fmt.Errorf("write the state of the new epoch: %w", err)
 	}
+	maps.DeleteFunc(s.pipes, func(_ tp, p *pipeline) bool { return p.retired })
 	for _, p := range s.pipes {
 		s.startFetch(p)
 	}
@@ -117,7 +119,9 @@ func (s *slot) load() (map[tp]*slotRecord, error) {
 		if !s.e.o.Filter.Match(ck.Topic) {
 			continue // no longer selected: its records stay for the day when it is again
 		}
-		out[id] = &slotRecord{ck: ck}
+		if !ck.Retired {
+			out[id] = &slotRecord{ck: ck}
+		}
 	}
 	return out, nil
 }
@@ -234,11 +238,6 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 	if broken == nil {
 		broken = p.restoreMap(ck, r.extents)
 	}
-	if broken != nil {
-		p.stop(dr.HaltPosition, broken.Error())
-		p.keepRecord(ck)
-		return p, nil
-	}
 	p.beginEpoch(s.primary)
 	switch {
 	case r.missing != nil:
@@ -249,12 +248,22 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 		p.keepRecord(ck)
 		s.e.target.refresh()
 		return p, nil
+	case broken != nil:
+		p.stop(dr.HaltPosition, broken.Error())
+		p.keepRecord(ck)
+		p.resetMap(max(ck.TargetEnd, 0))
+		err := s.resolveHalt(ctx, p)
+		p.beginEpoch(s.primary)
+		return p, err
 	case p.halt != nil && p.halt.Code == dr.HaltUnauthorized:
 		p.halt = nil
 	}
 	if r.fenced != nil && r.fenced.marker >= 0 {
 		if err := s.readTail(ctx, p, r); err != nil {
 			return nil, err
+		}
+		if p.last < 0 && p.halt == nil {
+			s.checkOverlap(ctx, p)
 		}
 	}
 	if err := s.resolveHalt(ctx, p); err != nil {

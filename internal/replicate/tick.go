@@ -215,7 +215,9 @@ func (s *slot) checkRange(p *pipeline, f fetched) {
 			case f.offset > end:
 				p.highWater = end
 				p.stop(dr.HaltSourceTruncated, fmt.Sprintf("source offsets %d to %d were read and are gone: the log now ends at %d", end, f.offset-1, end))
-			default: // the offset exists; the leader no longer knows the epoch of the record before it
+			case p.last >= 0: // the offset exists, and the leader does not know the epoch of the record before it
+				p.stop(dr.HaltSourceTruncated, fmt.Sprintf("source offset %d was read in leader epoch %d, which its leader does not know: the log was truncated or restored since", f.offset-1, p.last))
+			default:
 				s.e.fetch.start(id, topic, gen, f.offset, -1, func(f fetched) { s.box.put(event{fetched: &f}) })
 			}
 			s.touched[p] = struct{}{}

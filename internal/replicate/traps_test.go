@@ -318,7 +318,7 @@ func TestReal_TrapsOfTopics(t *testing.T) {
 	t.Run("only what is halted can be resolved", func(t *testing.T) {
 		w := p.begin(t, "fine", "fine")
 		for _, r := range []dr.Resolution{{Topic: "fine", Action: dr.ResolveContinue}, {Topic: "nope", Action: dr.ResolveContinue}} {
-			if _, err := w.Resolve(t.Context(), r); dr.CodeOf(err) != dr.CodeConflict && dr.CodeOf(err) != dr.CodeNotFound {
+			if _, err := w.Resolve(t.Context(), r); err == nil || dr.CodeOf(err) != dr.CodeConflict && dr.CodeOf(err) != dr.CodeNotFound {
 				t.Errorf("resolve %s: %v", r.Topic, err)
 			}
 		}
@@ -371,7 +371,7 @@ func flip(t *testing.T, offset int64) func([]byte) []byte {
 				t.Fatal(err)
 			}
 			if h, err := kbatch.ParseHeader(entry); err == nil && h.BaseOffset <= offset && h.LastOffset() >= offset {
-				log[at+len(entry)-20] ^= 1
+				log[at+len(entry)-1] ^= 1
 				return log
 			}
 			at, rest = at+len(entry), r
@@ -463,7 +463,7 @@ func TestReal_TrapsOfLogs(all *testing.T) { // workers outlive the subtests
 		})
 		p.each(t, "refilled", records(100, 10))
 		resume(t)
-		st := w.halted(t, "cut", dr.HaltSourceTruncated, "truncated")
+		st := w.halted(t, "cut", dr.HaltSourceTruncated, "source offset")
 		if st.ReplicatedOffset != 10 {
 			t.Errorf("cut: replicated offset %d, want 10", st.ReplicatedOffset)
 		}

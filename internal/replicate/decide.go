@@ -1,0 +1,259 @@
+package replicate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/anabranch/anabranch/internal/dr"
+)
+
+// decisions returns what an operator can decide about a halt: what would lose
+// or double records without saying so, or could not help, is not among it.
+func decisions(code dr.HaltCode) []dr.ResolveAction {
+	switch code {
+	case dr.HaltTargetDeleted, dr.HaltTargetRecreated:
+		return []dr.ResolveAction{dr.ResolveRecreate}
+	case dr.HaltSourceRecreated:
+		return []dr.ResolveAction{dr.ResolveRecreate, dr.ResolveRestart}
+	case dr.HaltUnauthorized:
+		return []dr.ResolveAction{dr.ResolveContinue}
+	case dr.HaltNames:
+		return nil
+	case dr.HaltExisting, dr.HaltPosition, dr.HaltForeign, dr.HaltTargetTruncated:
+		return []dr.ResolveAction{dr.ResolveMatch, dr.ResolveStartAt, dr.ResolveRestart, dr.ResolveRecreate}
+	default:
+		return []dr.ResolveAction{dr.ResolveContinue, dr.ResolveMatch, dr.ResolveStartAt, dr.ResolveRestart, dr.ResolveRecreate}
+	}
+}
+
+// allowed refuses decisions that don't fit the halts they are about.
+func allowed(r dr.Resolution, targets map[tp]partitionView) error {
+	for _, v := range targets {
+		can := decisions(v.status.Code)
+		if slices.Contains(can, r.Action) {
+			continue
+		}
+		hint := "nothing can be decided about it: see its reason"
+		if len(can) > 0 {
+			names := make([]string, len(can))
+			for i, a := range can {
+				names[i] = string(a)
+			}
+			hint = "use " + strings.Join(names, " or ")
+		}
+		return &dr.Error{Code: dr.CodeConflict, Hint: hint, Err: fmt.Errorf("%s does not fit topic %s partition %d, which is halted with %s", r.Action, r.Topic, v.status.Partition, v.status.Code)}
+	}
+	return nil
+}
+
+// startsAnew reports whether a decision ends the pipelines of a topic: others
+// with a fresh memory take their places.
+func startsAnew(a dr.ResolveAction, code dr.HaltCode) bool {
+	return a == dr.ResolveRecreate || a == dr.ResolveRestart && code == dr.HaltSourceRecreated
+}
+
+// resolveHalt carries out the decision of an operator about a halted pipeline.
+// One that can't be carried out leaves the halt, and says why.
+func (s *slot) resolveHalt(ctx context.Context, p *pipeline) error {
+	r := s.e.resolution(p.id)
+	if r == nil || r.ID == p.resolved {
+		return nil
+	}
+	if p.halt == nil || r.AtMs < p.halt.AtMs { // it was about a halt that has cleared since
+		p.resolved, p.dirty = r.ID, true
+		return nil
+	}
+	err := s.decide(ctx, p, r)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	p.resolved, p.dirty = r.ID, true
+	if err != nil {
+		reason, _, _ := strings.Cut(p.halt.Reason, " (the decision ")
+		p.halt = &haltRecord{Code: p.halt.Code, AtMs: p.halt.AtMs, Reason: fmt.Sprintf("%s (the decision %s was not carried out: %v)", reason, r.Action, err)}
+	}
+	return nil
+}
+
+func (s *slot) decide(ctx context.Context, p *pipeline, r *resolveRecord) error {
+	if startsAnew(r.Action, p.halt.Code) {
+		p.halt, p.keep, p.doubt, p.retired = nil, nil, nil, true
+		return nil
+	}
+	// The operator may just have changed what the target takes.
+	if err := s.e.limits.reread(ctx, p.target); err != nil {
+		return err
+	}
+	start, end, err := s.e.sourceRange(ctx, p.topic, p.id.partition)
+	if err != nil {
+		return err
+	}
+	_, tgtEnd, err := logRange(ctx, s.e.control, p.target, p.id.partition)
+	if err != nil {
+		return err
+	}
+	next := p.next
+	switch r.Action {
+	case dr.ResolveStartAt:
+		next = r.Offset
+	case dr.ResolveContinue:
+		next = min(max(next, start), end) // accepts what is gone, and tries again what was refused
+	case dr.ResolveRestart:
+		next = start
+	default:
+		return fmt.Errorf("%s is not known here", r.Action)
+	}
+	unexplained := p.halt.Code == dr.HaltPosition || p.halt.Code == dr.HaltTargetTruncated
+	p.next, p.maxBytes = next, s.e.limits.maxBytes(p.target)
+	p.halt, p.keep, p.doubt, p.checkBelow, p.last = nil, nil, nil, 0, -1
+	if srcEnd, _ := p.extents.End(); p.next < srcEnd || unexplained {
+		// Records before the map's end are copied again: the map starts anew.
+		p.resetMap(tgtEnd)
+	}
+	p.targetEnd = tgtEnd
+	return nil
+}
+
+// haltWait is how long a decision about a whole topic waits for all of its
+// partitions to be halted.
+const haltWait = 20 * time.Second
+
+// startAnew prepares a decision after which the topic is copied from its
+// beginning by new pipelines: the old ones are all halted, the topic of the
+// target is deleted if that was decided, and the keeper of the topics learns
+// what to do.
+func (e *Engine) startAnew(ctx context.Context, r dr.Resolution) (map[tp]partitionView, error) {
+	if r.Partition != nil {
+		return nil, &dr.Error{Code: dr.CodeUsage, Hint: "leave the partition out", Err: fmt.Errorf("%s is for the whole topic %s", r.Action, r.Topic)}
+	}
+	if r.Action == dr.ResolveRecreate {
+		if err := e.deleteTarget(ctx, e.o.Naming.Target(r.Topic)); err != nil {
+			return nil, err
+		}
+	}
+	var all map[tp]partitionView
+	for limit := time.Now().Add(haltWait); ; {
+		all = map[tp]partitionView{}
+		running := 0
+		now := e.source.meta().byName[r.Topic]
+		for id, v := range e.partitionViews() {
+			if v.topic != r.Topic || r.Action == dr.ResolveRestart && now != nil && now.id == id.topicID {
+				continue
+			}
+			all[id] = v
+			if v.status.State != dr.PartitionHalted {
+				running++
+			}
+		}
+		if running == 0 {
+			return all, nil
+		}
+		if time.Now().After(limit) {
+			return nil, &dr.Error{Code: dr.CodeConflict, Hint: "try again", Err: fmt.Errorf("%d partitions of topic %s are not halted yet", running, r.Topic)}
+		}
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// forget makes the keeper of the topics and the new pipelines start from
+// nothing. It comes after the decisions about the partitions are recorded.
+func (e *Engine) forget(ctx context.Context, topic string, ids map[[16]byte]struct{}) error {
+	now := e.source.meta().byName[topic]
+	for id := range ids {
+		rec, ok := e.LookupTopic(id)
+		if !ok {
+			continue
+		}
+		rec.Decided = dr.ResolveRestart // this source topic is over
+		if now != nil && now.id == id {
+			rec.Decided, rec.Created, rec.TargetID = dr.ResolveRecreate, false, [16]byte{}
+		}
+		if err := e.RecordTopic(ctx, rec); err != nil {
+			return err
+		}
+		if err := e.writeControl(ctx, keyStart(e.o.Name, id), nil); err != nil { // from the first record
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteTarget deletes the topic that has a name on the target now, by its id.
+func (e *Engine) deleteTarget(ctx context.Context, name string) error {
+	m, err := fetchMetadata(ctx, e.control)
+	if err != nil {
+		return err
+	}
+	t := m.byName[name]
+	if t == nil {
+		return nil
+	}
+	req := kmsg.NewPtrDeleteTopicsRequest()
+	rt := kmsg.NewDeleteTopicsRequestTopic()
+	rt.TopicID = t.id
+	req.Topics, req.TimeoutMillis = append(req.Topics, rt), 15000
+	resp, err := req.RequestWith(ctx, e.control)
+	if err == nil && len(resp.Topics) == 1 {
+		err = kerr.ErrorForCode(resp.Topics[0].ErrorCode)
+	}
+	switch err {
+	case nil, kerr.UnknownTopicID:
+		e.target.refresh()
+		return nil
+	case kerr.TopicAuthorizationFailed:
+		return &dr.Error{Code: dr.CodeUnauthorized, Hint: "grant DELETE on the topic, or delete it by hand first", Err: fmt.Errorf("delete target topic %s: %w", name, err)}
+	}
+	return fmt.Errorf("delete target topic %s: %w", name, err)
+}
+
+// checkOverlap compares the last record that is known to be on the target with
+// the record that the source has at its offset, after a take-over that found
+// more on the target than the checkpoint knew. It also learns the leader epoch
+// of that record: without it the source would not say that its log was
+// truncated meanwhile.
+func (s *slot) checkOverlap(ctx context.Context, p *pipeline) {
+	src, tgt := p.extents.End()
+	if p.extents.Len() == 0 || p.next != src {
+		return
+	}
+	m := s.e.source.meta().byName[p.topic]
+	if m == nil || m.id != p.id.topicID {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	there, epoch, err := s.e.recordAt(ctx, s.e.fetchCl, s.e.source, fenceTarget{id: p.id, topic: p.topic, topicID: m.id}, src-1)
+	if err != nil || there == nil {
+		return // out of reach, deleted or compacted: nothing to compare with
+	}
+	copied, _, err := s.e.recordAt(ctx, s.e.tailClient, s.e.target, fenceTarget{id: p.id, topic: p.target, topicID: p.targetID}, tgt-1)
+	if err != nil || copied == nil {
+		return
+	}
+	if !there.same(*copied) {
+		p.stop(dr.HaltSourceTruncated, fmt.Sprintf("source offset %d was copied to target offset %d and now holds another record: the source log was truncated (unclean leader election)", src-1, tgt-1))
+		return
+	}
+	p.last = epoch
+}
+
+// recordAt returns one record and its leader epoch, nil where there is none.
+func (e *Engine) recordAt(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget, offset int64) (*digest, int32, error) {
+	start, end, err := logRange(ctx, cl, t.topic, t.id.partition)
+	if err != nil || offset < start || offset >= end {
+		return nil, -1, err
+	}
+	var out *digest
+	epoch := int32(-1)
+	err = walkRecords(ctx, cl, topo, t, offset, offset+1, func(d digest, h int32) { out, epoch = &d, h })
+	return out, epoch, err
+}
