@@ -58,7 +58,7 @@ type bench struct {
 func (b *bench) measureAll(ctx context.Context) (runs, error) {
 	var all runs
 	b.progress.note("warming the brokers up")
-	if err := b.warmUpBrokers(ctx); err != nil {
+	if err := b.warmUp(ctx); err != nil {
 		return all, fmt.Errorf("warm brokers up: %w", err)
 	}
 	for _, c := range b.selected() {

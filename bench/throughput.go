@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"time"
 )
 
@@ -14,35 +16,20 @@ const (
 	// mirrorWarmUp is what MirrorMaker 2 copies before it is measured, in bytes
 	// before compression.
 	mirrorWarmUp = 64 << 20
-	// brokerWarmUp is how long the ceiling runs before anything is measured, so
-	// that the brokers' code is compiled.
-	brokerWarmUp = 6 * time.Second
+	warmUpRounds = 3
 )
 
-// warmUpBrokers runs the ceiling both ways and forgets the figures.
-func (b *bench) warmUpBrokers(ctx context.Context) error {
-	c := matrix()[6]
-	data := newPool(c, time.Now())
-	for _, way := range [][2]*side{{b.source, b.target}, {b.target, b.source}} {
-		from, to := way[0], way[1]
-		if err := errors.Join(from.create(ctx, "warm-up-fetch"), to.create(ctx, "warm-up-produce")); err != nil {
-			return err
-		}
-		if err := preload(ctx, from.addr(), "warm-up-fetch", data, c.batches(200<<20)); err != nil {
-			return err
-		}
-		job := ceilingJob{
-			source: from.addr(), target: to.addr(), sourceTopic: "warm-up-fetch", targetTopic: "warm-up-produce",
-			codec: c.Codec.String(), records: c.Records, conns: ceilingConns, duration: brokerWarmUp / 2,
-		}
-		if _, err := runCeiling(ctx, b.self, job); err != nil {
-			return err
-		}
-		if err := errors.Join(from.remove(ctx, "warm-up-fetch"), to.remove(ctx, "warm-up-produce")); err != nil {
-			return err
-		}
-	}
-	return nil
+// warmUp measures a cell and forgets the figures, so that the code of both
+// brokers is compiled: that of fetching, of producing and of what replicators
+// ask for besides.
+func (b *bench) warmUp(ctx context.Context) error {
+	once := *b
+	once.rounds = warmUpRounds
+	once.contestants = slices.DeleteFunc(slices.Clone(b.contestants), func(c string) bool { return c == mirrorMaker2 })
+	once.progress = &progress{w: io.Discard, start: time.Now()}
+	c := matrix()[6] // lz4, 64 KiB
+	_, err := once.measureCell(ctx, c)
+	return err
 }
 
 // cellRun is one cell while it is measured.
