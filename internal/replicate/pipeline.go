@@ -509,7 +509,8 @@ func (p *pipeline) sentAndRefused() int {
 // clean reports whether the pipeline's memory says exactly what the target
 // holds.
 func (p *pipeline) clean() bool {
-	return p.doubt == nil && p.halt == nil && len(p.flying) == 0 && p.sentAndRefused() == 0
+	known := p.doubt == nil && p.halt == nil && len(p.flying) == 0 && p.sentAndRefused() == 0
+	return known && !p.unfenced && p.keep == nil // behind those a former owner may have sent
 }
 
 // quiet reports whether every answer that is due was judged.

@@ -236,6 +236,10 @@ func (s *slot) answered(p *pipeline, e event) {
 // work lets every touched pipeline go on, and writes state that is due.
 func (s *slot) work(io context.Context) {
 	for p := range s.touched {
+		if s.pipes[p.id] != p { // of an epoch that ended: it must never send again
+			delete(s.touched, p)
+			continue
+		}
 		if n := p.pump(); n > 0 {
 			s.e.fetch.release(p.id, p.gen, n)
 		}

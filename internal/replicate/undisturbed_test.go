@@ -1,6 +1,11 @@
 package replicate
 
-import "testing"
+import (
+	"testing"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/dr"
+)
 
 // TestSlot_RemembersNothingOnceAnotherWorkerHadIt: a pipeline's memory may be
 // used again only when no other worker can have sent anything in between.
@@ -27,5 +32,40 @@ func TestSlot_RemembersNothingOnceAnotherWorkerHadIt(t *testing.T) {
 		if got := s.undisturbed(c.before); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
+	}
+}
+
+// TestPipeline_ThatWasNotFencedIsNotKnown: a partition that could not be fenced
+// must be fenced at the next try, even when nothing was sent in between.
+func TestPipeline_ThatWasNotFencedIsNotKnown(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*pipeline)
+		want   bool
+	}{
+		"nothing open":          {func(*pipeline) {}, true},
+		"not fenced":            {func(p *pipeline) { p.unfenced = true }, false},
+		"its record is kept":    {func(p *pipeline) { p.keep = &checkpoint{} }, false},
+		"halted":                {func(p *pipeline) { p.stop(dr.HaltCorrupt, "x") }, false},
+		"a batch is on the way": {func(p *pipeline) { p.flying = []*item{{}} }, false},
+	} {
+		p := newPipeline(pipelineOptions{now: time.Now})
+		c.change(p)
+		if got := p.clean(); got != c.want {
+			t.Errorf("%s: clean is %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// TestSlot_APipelineOfAnEndedEpochNeverSends: whatever still refers to a
+// pipeline that a take-over replaced, it does nothing more.
+func TestSlot_APipelineOfAnEndedEpochNeverSends(t *testing.T) {
+	t.Parallel()
+	p := newPipeline(pipelineOptions{now: time.Now})
+	p.ready = []*item{{}}
+	s := &slot{pipes: map[tp]*pipeline{p.id: newPipeline(pipelineOptions{now: time.Now})}, touched: map[*pipeline]struct{}{p: {}}}
+	s.work(t.Context()) // a slot without an engine: sending would panic
+	if len(p.ready) != 1 || len(p.flying) != 0 || len(s.touched) != 0 {
+		t.Errorf("ready %d, flying %d, touched %d", len(p.ready), len(p.flying), len(s.touched))
 	}
 }
