@@ -2,6 +2,7 @@ package replicate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -77,7 +78,7 @@ func (s *slot) resolveHalt(ctx context.Context, p *pipeline) error {
 	p.resolved, p.dirty = r.ID, true
 	if err != nil {
 		reason, _, _ := strings.Cut(p.halt.Reason, " (the decision ")
-		p.halt = &haltRecord{Code: p.halt.Code, AtMs: p.halt.AtMs, Reason: fmt.Sprintf("%s (the decision %s was not carried out: %v)", reason, r.Action, err)}
+		p.halt = &haltRecord{Code: p.halt.Code, AtMs: p.halt.AtMs, Behind: p.halt.Behind, Reason: fmt.Sprintf("%s (the decision %s was not carried out: %v)", reason, r.Action, err)}
 	}
 	return nil
 }
@@ -103,8 +104,14 @@ func (s *slot) decide(ctx context.Context, p *pipeline, r *resolveRecord) error 
 	switch r.Action {
 	case dr.ResolveStartAt:
 		next = r.Offset
-	case dr.ResolveContinue:
-		next = min(max(next, start), end) // accepts what is gone, and tries again what was refused
+	case dr.ResolveContinue: // accepts what is gone, and tries again what was refused
+		if p.halt.Code == dr.HaltSourceTruncated {
+			if p.halt.Behind == nil {
+				return errors.New("where the source's log was cut is not known: choose the offset with match and start-at")
+			}
+			next = min(next, *p.halt.Behind) // what was written in the place of the lost records must not be left out
+		}
+		next = min(max(next, start), end)
 	case dr.ResolveRestart:
 		next = start
 	default:

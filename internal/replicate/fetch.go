@@ -33,6 +33,7 @@ type fetched struct {
 	aborted   []kmsg.FetchResponseTopicPartitionAbortedTransaction
 	highWater int64
 	logStart  int64
+	diverged  int64 // with errDiverged: the end of what the log still holds
 	err       error
 }
 
@@ -301,6 +302,7 @@ func (f *fetcher) deliverPart(p *fetchPart, rp *kmsg.FetchResponseTopicPartition
 	err := kerr.ErrorForCode(rp.ErrorCode)
 	switch {
 	case err == nil && rp.DivergingEpoch.EndOffset >= 0:
+		out.diverged = min(rp.DivergingEpoch.EndOffset, p.next)
 		out.err = fmt.Errorf("%w: leader epoch %d ends at offset %d", errDiverged, rp.DivergingEpoch.Epoch, rp.DivergingEpoch.EndOffset)
 	case err == nil:
 		next, epoch, n := scan(rp.RecordBatches, p.next, p.epoch)

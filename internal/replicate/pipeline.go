@@ -394,6 +394,14 @@ func (p *pipeline) stop(code dr.HaltCode, reason string) entryClass {
 	return entryClass{class: classStop}
 }
 
+// truncated halts a pipeline whose source log was cut at an offset.
+func (p *pipeline) truncated(at int64, reason string) {
+	if p.halt == nil {
+		p.stop(dr.HaltSourceTruncated, reason)
+		p.halt.Behind = &at
+	}
+}
+
 // sendable returns the next item that may fly, stamped, nil if there is none.
 func (p *pipeline) sendable() *item {
 	if len(p.ready) == 0 || p.doubt != nil || p.stalled || len(p.flying) >= maxFlying || p.now().Before(p.retryAt) {

@@ -76,6 +76,10 @@ type haltRecord struct {
 	Code   dr.HaltCode `json:"code"`
 	Reason string      `json:"reason"`
 	AtMs   int64       `json:"at_ms"`
+
+	// Behind is the first source offset that was not copied as the source has
+	// it now, where its log was truncated and the halt knows.
+	Behind *int64 `json:"behind,omitempty"`
 }
 
 // intentRecord promises the source offsets of sequences before they are sent.

@@ -179,7 +179,7 @@ func (s *slot) retryHalt(p *pipeline, src, tgt *clusterMeta) {
 func (s *slot) fetchTrouble(p *pipeline, f fetched) {
 	switch {
 	case errors.Is(f.err, errDiverged):
-		p.stop(dr.HaltSourceTruncated, fmt.Sprintf("source offset %d was read, but the log was truncated since (unclean leader election): %v", f.offset-1, f.err))
+		p.truncated(f.diverged, fmt.Sprintf("source offset %d was read, but the log was truncated since (unclean leader election): %v", f.offset-1, f.err))
 	case errors.Is(f.err, kerr.OffsetOutOfRange):
 		s.checkRange(p, f)
 	case errors.Is(f.err, kerr.TopicAuthorizationFailed):
@@ -214,7 +214,7 @@ func (s *slot) checkRange(p *pipeline, f fetched) {
 				p.stop(dr.HaltRetention, fmt.Sprintf("source offsets %d to %d (%d records at most) were deleted (retention or DeleteRecords) before they were copied", f.offset, start-1, start-f.offset))
 			case f.offset > end:
 				p.highWater = end
-				p.stop(dr.HaltSourceTruncated, fmt.Sprintf("source offsets %d to %d were read and are gone: the log now ends at %d", end, f.offset-1, end))
+				p.truncated(end, fmt.Sprintf("source offsets %d to %d were read and are gone: the log now ends at %d", end, f.offset-1, end))
 			case p.last >= 0: // the offset exists, and the leader does not know the epoch of the record before it
 				p.stop(dr.HaltSourceTruncated, fmt.Sprintf("source offset %d was read in leader epoch %d, which its leader does not know: the log was truncated or restored since", f.offset-1, p.last))
 			default:
