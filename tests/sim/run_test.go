@@ -245,20 +245,26 @@ func (r *run) take(i, n int) *worker {
 	return w
 }
 
-// notRunning says which replicators do not run.
+// notRunning says which workers do not run. One that was cut off and came back
+// may have its place again: then the successor under the same id stands by.
 func (r *run) notRunning() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	runs := map[string]bool{}
+	for _, w := range r.mu.all {
+		runs[w.id] = runs[w.id] || w.running() && w.Status().State == dr.ReplicatorRunning
+	}
 	out := ""
-	for key, w := range r.mu.workers {
+	for _, w := range r.mu.workers {
+		if runs[w.id] {
+			continue
+		}
 		st := w.Status()
-		if st.State != dr.ReplicatorRunning || !w.running() {
-			out += fmt.Sprintf("%s of %s: %s %s; ", w.id, r.s.Replicators[key[0]].name(), st.State, st.Reason)
-			for _, t := range st.Topics {
-				for _, p := range t.Partitions {
-					if p.State != dr.PartitionRunning {
-						out += fmt.Sprintf("%s-%d %s %s %s; ", t.Name, p.Partition, p.State, p.Code, p.Reason)
-					}
+		out += fmt.Sprintf("%s: %s %s; ", w.id, st.State, st.Reason)
+		for _, t := range st.Topics {
+			for _, p := range t.Partitions {
+				if p.State != dr.PartitionRunning {
+					out += fmt.Sprintf("%s-%d %s %s %s; ", t.Name, p.Partition, p.State, p.Code, p.Reason)
 				}
 			}
 		}

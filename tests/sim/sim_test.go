@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"strconv"
@@ -16,7 +17,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
-	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/anabranch/anabranch/internal/ktest"
 )
@@ -47,20 +47,37 @@ func fakes(t *testing.T, s Scenario) map[string]*cluster {
 		for b := range brokers {
 			ports = append(ports, 9092+100*i+b)
 		}
-		// The fake answers OffsetForLeaderEpoch wrongly while nothing was written
-		// in the new epoch: it knows no end of the old one, where a broker says
-		// the end of the log. Clients would see a truncation that was none.
-		versions := kversion.Stable()
-		versions.SetMaxKeyVersion(kmsg.OffsetForLeaderEpoch.Int16(), -1)
 		c := fakeCluster{ktest.FakeCluster(t, ktest.FakeOptions{
-			ID: "cluster-" + name, Brokers: brokers, Extra: []kfake.Opt{kfake.Ports(ports...), kfake.ListenFn(nw.Listen), kfake.MaxVersions(versions)},
+			ID: "cluster-" + name, Brokers: brokers, Extra: []kfake.Opt{kfake.Ports(ports...), kfake.ListenFn(nw.Listen)},
 		}), nw}
+		c.ControlKey(kmsg.OffsetForLeaderEpoch.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+			c.KeepControl()
+			return nothingTruncated(req.(*kmsg.OffsetForLeaderEpochRequest)), nil, true
+		})
 		out[name] = &cluster{Broker: c, name: name, dial: nw.DialContext}
 		if brokers > 1 {
 			out[name].move = c.ShufflePartitionLeaders
 		}
 	}
 	return out
+}
+
+// nothingTruncated answers for the fake, which says that the end of an epoch is
+// not known while nothing was written in the next one. Clients take that for a
+// truncation; a broker would say the end of the log. The fake never truncates.
+func nothingTruncated(req *kmsg.OffsetForLeaderEpochRequest) kmsg.Response {
+	resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+	for _, rt := range req.Topics {
+		t := kmsg.NewOffsetForLeaderEpochResponseTopic()
+		t.Topic = rt.Topic
+		for _, rp := range rt.Partitions {
+			p := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
+			p.Partition, p.LeaderEpoch, p.EndOffset = rp.Partition, rp.LeaderEpoch, math.MaxInt64
+			t.Partitions = append(t.Partitions, p)
+		}
+		resp.Topics = append(resp.Topics, t)
+	}
+	return resp
 }
 
 // notes keeps the last lines that workers log, to be shown when a run fails.
