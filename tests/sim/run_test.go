@@ -52,10 +52,15 @@ type run struct {
 	}
 }
 
-// play runs a scenario on its clusters and returns what was wrong.
-func play(s Scenario, clusters map[string]*cluster, l limits, log *slog.Logger) []string {
+func newRun(s Scenario, clusters map[string]*cluster, l limits, log *slog.Logger) *run {
 	r := &run{s: s, clusters: clusters, limits: l, log: log, inj: fault.NewInjector(s.Seed, fault.Plan{})}
 	r.mu.workers, r.mu.topics, r.mu.on = map[[2]int]*worker{}, map[string]Topic{}, map[string][]string{}
+	return r
+}
+
+// play runs a scenario on its clusters and returns what was wrong.
+func play(s Scenario, clusters map[string]*cluster, l limits, log *slog.Logger) []string {
+	r := newRun(s, clusters, l, log)
 	if r.begin() && r.disturb() && r.await("everything arrives", l.settle, r.missing) {
 		r.await("every replicator runs again", l.settle, r.notRunning)
 	}
