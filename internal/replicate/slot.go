@@ -157,7 +157,7 @@ func (s *slot) run(ctx context.Context) {
 		if fenced && s.e.confirmLease(ctx, time.Now()) != nil {
 			break
 		}
-		backoff = min(5*time.Second, max(50*time.Millisecond, 2*backoff))
+		backoff = min(time.Second, max(50*time.Millisecond, 2*backoff))
 	}
 	s.view.Store(&slotView{})
 }

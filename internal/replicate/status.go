@@ -17,7 +17,7 @@ const (
 	workerReport = 2 * time.Second
 	workerAlive  = 8 * time.Second
 	endsInterval = time.Second
-	noteLife     = 15 * time.Second
+	noteLife     = 6 * time.Second
 )
 
 // reportWorker writes what this worker does into the state topic, so that any
