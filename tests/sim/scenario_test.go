@@ -92,10 +92,6 @@ func (f Fault) String() string {
 
 const second = time.Second
 
-var (
-	ab = []string{"a", "b"} //nolint:gochecknoglobals // a constant
-)
-
 func bothWays(workers int) []Replicator {
 	return []Replicator{{"a", "b", workers}, {"b", "a", workers}}
 }
@@ -108,7 +104,7 @@ func topics(on ...string) []Topic {
 func scenarios() []Scenario {
 	return []Scenario{
 		{
-			Name: "zombie", Clusters: ab, Topics: topics("a", "b"), Replicators: bothWays(1), Rate: 100, Load: 9 * second,
+			Name: "zombie", Clusters: []string{"a", "b"}, Topics: topics("a", "b"), Replicators: bothWays(1), Rate: 100, Load: 9 * second,
 			Faults: []Fault{
 				{Kind: Crash, At: 2 * second, For: 3 * second},
 				{Kind: Crash, At: 3 * second, For: 2 * second, Replicator: 1},
@@ -116,14 +112,14 @@ func scenarios() []Scenario {
 			},
 		},
 		{
-			Name: "shared", Clusters: ab, Topics: topics("a"), Replicators: []Replicator{{"a", "b", 2}}, Rate: 100, Load: 11 * second,
+			Name: "shared", Clusters: []string{"a", "b"}, Topics: topics("a"), Replicators: []Replicator{{"a", "b", 2}}, Rate: 100, Load: 11 * second,
 			Faults: []Fault{
 				{Kind: Silence, At: 2 * second, For: 9 * second, Side: "b"}, // longer than a session: the other takes over
 				{Kind: Reset, At: 4 * second, Worker: 1, Side: "b"},
 			},
 		},
 		{
-			Name: "islands", Clusters: ab, Topics: topics("a", "b"), Replicators: bothWays(1), Rate: 100, Load: 9 * second,
+			Name: "islands", Clusters: []string{"a", "b"}, Topics: topics("a", "b"), Replicators: bothWays(1), Rate: 100, Load: 9 * second,
 			Faults: []Fault{
 				{Kind: Silence, At: 1 * second, For: 4 * second, Side: "b"},
 				{Kind: Silence, At: 2 * second, For: 4 * second, Replicator: 1, Side: "b"},
@@ -131,7 +127,7 @@ func scenarios() []Scenario {
 			},
 		},
 		{
-			Name: "restless", Clusters: ab, Topics: topics("a", "b"), Replicators: bothWays(1), Rate: 100, Load: 8 * second,
+			Name: "restless", Clusters: []string{"a", "b"}, Topics: topics("a", "b"), Replicators: bothWays(1), Rate: 100, Load: 8 * second,
 			Faults: []Fault{
 				{Kind: Create, At: 1 * second, Topic: Topic{"new", 2, ktest.Plain, []string{"a"}}},
 				{Kind: Grow, At: 3 * second, Topic: Topic{"plain", 5, ktest.Plain, []string{"b"}}},
@@ -140,7 +136,7 @@ func scenarios() []Scenario {
 			},
 		},
 		{
-			Name: "bad-network", Clusters: ab, Topics: topics("a", "b"), Replicators: bothWays(1), Rate: 100, Load: 8 * second,
+			Name: "bad-network", Clusters: []string{"a", "b"}, Topics: topics("a", "b"), Replicators: bothWays(1), Rate: 100, Load: 8 * second,
 			Chaos: fault.Plan{DialRefused: 0.05, ReadReset: 0.002, WriteReset: 0.002, MaxDelay: 2 * time.Millisecond},
 		},
 	}
@@ -149,7 +145,7 @@ func scenarios() []Scenario {
 // generate makes a scenario from a seed.
 func generate(seed uint64) Scenario {
 	r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable, not secret
-	s := Scenario{Name: "seed", Seed: seed, Clusters: ab, Rate: 20 + r.IntN(80), Load: time.Duration(8+r.IntN(13)) * second}
+	s := Scenario{Name: "seed", Seed: seed, Clusters: []string{"a", "b"}, Rate: 20 + r.IntN(80), Load: time.Duration(8+r.IntN(13)) * second}
 	switch r.IntN(5) {
 	case 0:
 		s.Replicators = []Replicator{{"a", "b", 1}}

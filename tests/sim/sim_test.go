@@ -156,7 +156,7 @@ func TestFake_Scenarios(t *testing.T) {
 // run that could not fail would prove nothing.
 func TestFake_LossIsSeen(t *testing.T) {
 	s := Scenario{
-		Name: "lost", Clusters: ab, Topics: topics("a"), Replicators: []Replicator{{"a", "b", 1}}, Rate: 50, Load: 5 * second,
+		Name: "lost", Clusters: []string{"a", "b"}, Topics: topics("a"), Replicators: []Replicator{{"a", "b", 1}}, Rate: 50, Load: 5 * second,
 	}
 	synctest.Test(t, func(t *testing.T) {
 		r := newRun(s, fakes(t, s), fakeLimits(), logger(new(notes)))
@@ -184,7 +184,7 @@ const (
 
 func TestFake_Seeds(t *testing.T) {
 	first := number(t, seedEnv, 1)
-	count := 8
+	count := 6
 	if os.Getenv(seedEnv) != "" {
 		count = 1
 	}
