@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -71,7 +72,7 @@ func ceilingMain(ctx context.Context, stdout io.Writer, args []string) error {
 func runCeiling(ctx context.Context, self string, j ceilingJob) (ceilingResult, error) {
 	cmd := exec.CommandContext(ctx, self, "ceiling",
 		"-source", j.source, "-target", j.target, "-source-topic", j.sourceTopic, "-target-topic", j.targetTopic,
-		"-codec", j.codec, "-records", fmt.Sprint(j.records), "-conns", fmt.Sprint(j.conns),
+		"-codec", j.codec, "-records", strconv.Itoa(j.records), "-conns", strconv.Itoa(j.conns),
 		"-warm-up", j.warmUp.String(), "-duration", j.duration.String())
 	dieWithParent(cmd)
 	raw, err := cmd.Output()

@@ -37,7 +37,7 @@ func newPool(c cell, now time.Time) pool {
 		records := make([]kbatch.Record, c.Records)
 		for i := range records {
 			key := make([]byte, keyBytes)
-			random.Read(key)
+			fill(random, key)
 			records[i] = kbatch.Record{Offset: int64(i), Timestamp: now.UnixMilli(), Key: key, Value: newValue(random)}
 		}
 		b := builder.Build(records...)
@@ -53,10 +53,17 @@ func newValue(random *rand.ChaCha8) []byte {
 	const piece, randomPiece = 200, 80
 	v := make([]byte, valueBytes)
 	for at := 0; at < len(v); at += piece {
-		random.Read(v[at : at+randomPiece])
+		fill(random, v[at:at+randomPiece])
 		copy(v[at+randomPiece:at+piece], filler)
 	}
 	return v
+}
+
+// fill puts random bytes into b.
+func fill(random *rand.ChaCha8, b []byte) {
+	if _, err := random.Read(b); err != nil {
+		panic("bug: ChaCha8 never fails: " + err.Error())
+	}
 }
 
 // recordWireBytes returns the mean size of a record on the wire, batch headers

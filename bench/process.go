@@ -31,7 +31,7 @@ func startChild(logPath, name string, args ...string) (*child, error) {
 		return nil, fmt.Errorf("make log of %s: %w", name, err)
 	}
 	defer out.Close() // the child has its own descriptor
-	cmd := exec.Command(name, args...)
+	cmd := exec.Command(name, args...) //nolint:noctx // a contestant is asked to end by Stop, not killed with a context
 	cmd.Stdout, cmd.Stderr = out, out
 	dieWithParent(cmd)
 	if err := cmd.Start(); err != nil {

@@ -11,7 +11,7 @@ import (
 
 const (
 	ceilingWarmUp  = 500 * time.Millisecond
-	ceilingSeconds = 2500 * time.Millisecond
+	ceilingTime = 2500 * time.Millisecond
 	ceilingConns   = 3
 	// mirrorWarmUp is what MirrorMaker 2 copies before it is measured, in bytes
 	// before compression.
@@ -119,7 +119,7 @@ func (r *cellRun) runCeiling(ctx context.Context, n int) (ceilingResult, error) 
 	}
 	c, err := runCeiling(ctx, r.self, ceilingJob{
 		source: r.source.addr(), target: r.target.addr(), sourceTopic: r.topic(), targetTopic: topic,
-		codec: r.Codec.String(), records: r.Records, conns: ceilingConns, warmUp: ceilingWarmUp, duration: ceilingSeconds,
+		codec: r.Codec.String(), records: r.Records, conns: ceilingConns, warmUp: ceilingWarmUp, duration: ceilingTime,
 	})
 	return c, errors.Join(err, r.target.remove(ctx, topic))
 }
