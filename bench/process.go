@@ -30,7 +30,7 @@ func startChild(logPath, name string, args ...string) (*child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make log of %s: %w", name, err)
 	}
-	defer out.Close() // the child has its own descriptor
+	defer out.Close()                  // the child has its own descriptor
 	cmd := exec.Command(name, args...) //nolint:noctx // a contestant is asked to end by Stop, not killed with a context
 	cmd.Stdout, cmd.Stderr = out, out
 	dieWithParent(cmd)

@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	ceilingWarmUp  = 500 * time.Millisecond
-	ceilingTime = 2500 * time.Millisecond
-	ceilingConns   = 3
+	ceilingWarmUp = 500 * time.Millisecond
+	ceilingTime   = 2500 * time.Millisecond
+	ceilingConns  = 3
 	// mirrorWarmUp is what MirrorMaker 2 copies before it is measured, in bytes
 	// before compression.
 	mirrorWarmUp = 64 << 20
