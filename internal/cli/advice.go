@@ -37,11 +37,12 @@ func adviceFor(h halt) advice {
 		}}
 	case dr.HaltSourceRecreated:
 		return advice{"The topic was deleted and created again at the source. The target holds the records of the old one.", []choice{
-			recreate, h.do(dr.ResolveRestart, "keeps the old records and copies the new topic behind them"),
+			recreate, h.whole(dr.ResolveRestart, "keeps the old records and copies the new topic behind them"),
 		}}
 	case dr.HaltSourceTruncated:
 		return advice{"The source lost records which the target has (unclean leader election).", []choice{
-			h.do(dr.ResolveContinue, "keeps them on the target and goes on from the source's end"), recreate,
+			h.do(dr.ResolveContinue, "keeps them on the target and goes on from where the source's log was cut"),
+			match, startAt("copies from the offset on"), recreate,
 		}}
 	case dr.HaltTargetTruncated:
 		return advice{"The target lost records which it had acknowledged. Find out from where they are missing.", []choice{
@@ -52,7 +53,7 @@ func adviceFor(h halt) advice {
 			h.recreate("creates the topic on the target and copies it from the beginning"),
 		}}
 	case dr.HaltTooLarge:
-		return advice{"Raise max.message.bytes of the topic on the target, then go on.", []choice{
+		return advice{"Raise max.message.bytes of the topic on the target (where topic_settings is follow, of the source's topic: the target follows), then go on.", []choice{
 			h.do(dr.ResolveContinue, "tries again"), startAt("leaves out what is below the offset"),
 		}}
 	case dr.HaltCorrupt:
@@ -67,7 +68,7 @@ func adviceFor(h halt) advice {
 		}}
 	case dr.HaltForeign:
 		return advice{"A batch carries a replicator's producer id where no replicator wrote: the log was cloned, linked or restored. Find out where it is from.", []choice{
-			match, startAt("copies from the offset on, as native records"),
+			match, startAt("leaves out what is below the offset"), restart, recreate,
 		}}
 	case dr.HaltExisting:
 		return advice{"The target held records before the first run. Decide which source offset comes next.", []choice{
@@ -94,9 +95,12 @@ func (h halt) do(action dr.ResolveAction, means string) choice {
 }
 
 // recreate is for the whole topic even if only one partition is halted.
-func (h halt) recreate(means string) choice {
+func (h halt) recreate(means string) choice { return h.whole(dr.ResolveRecreate, means) }
+
+// whole returns the command that takes an action for the whole topic.
+func (h halt) whole(action dr.ResolveAction, means string) choice {
 	h.partition = nil
-	return h.do(dr.ResolveRecreate, means)
+	return h.do(action, means)
 }
 
 func (h halt) startAt(means string) choice {

@@ -2,6 +2,8 @@ package replicate
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strconv"
@@ -160,19 +162,22 @@ func (e *Engine) matchTails(ctx context.Context, id tp, v partitionView) (dr.Res
 	if err != nil {
 		return out, err
 	}
-	all, err := readRecords(ctx, e, e.source, fenceTarget{id: id, topic: v.topic, topicID: src.id}, start, send)
-	if err != nil {
-		return out, err
-	}
-	best, at := 0, int64(-1)
-	for i := len(all) - 1; i >= 0; i-- {
+	// The source may be large: no more of it is kept than there is to compare.
+	best, at, seen := 0, int64(-1), 0
+	ring := make([]digest, len(tail))
+	err = walkRecords(ctx, e.sourceControl, e.source, fenceTarget{id: id, topic: v.topic, topicID: src.id}, start, send, func(d digest, _ int32) {
+		ring[seen%len(ring)] = d
+		seen++
 		n := 0
-		for n <= i && n < len(tail) && all[i-n].same(tail[len(tail)-1-n]) {
+		for n < min(seen, len(tail)) && ring[(seen-1-n)%len(ring)].same(tail[len(tail)-1-n]) {
 			n++
 		}
-		if n > best {
-			best, at = n, all[i].offset+1
+		if n > 0 && n >= best { // of runs of the same length, the last
+			best, at = n, d.offset+1
 		}
+	})
+	if err != nil {
+		return out, fmt.Errorf("compare with source topic %s: %w", v.topic, err)
 	}
 	out.Matched = int64(best)
 	if at < 0 {
@@ -180,23 +185,41 @@ func (e *Engine) matchTails(ctx context.Context, id tp, v partitionView) (dr.Res
 		return out, nil
 	}
 	out.SourceOffset = at
-	if best < len(tail) && best < len(all) {
+	if best < len(tail) && best < seen {
 		out.Note = fmt.Sprintf("the last %d records agree, the one before does not: check before you use this offset", best)
 	}
 	return out, nil
 }
 
-// digest is one record for comparison.
+// digest is one record for comparison. It is small, whatever the record holds.
 type digest struct {
 	offset    int64
 	timestamp int64
-	key, val  string
-	nullKey   bool
-	nullVal   bool
+	content   [sha256.Size]byte // of key, value and headers
 }
 
-func (d digest) same(o digest) bool {
-	return d.timestamp == o.timestamp && d.key == o.key && d.val == o.val && d.nullKey == o.nullKey && d.nullVal == o.nullVal
+func (d digest) same(o digest) bool { return d.timestamp == o.timestamp && d.content == o.content }
+
+// digestOf makes the digest of a record. Null and empty differ.
+func digestOf(r kbatch.Record) digest {
+	h := sha256.New()
+	write := func(b []byte) {
+		n := int64(len(b))
+		if b == nil {
+			n = -1
+		}
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(n)))
+		h.Write(b)
+	}
+	write(r.Key)
+	write(r.Value)
+	for _, x := range r.Headers {
+		write([]byte(x.Key))
+		write(x.Value)
+	}
+	d := digest{offset: r.Offset, timestamp: r.Timestamp}
+	h.Sum(d.content[:0])
+	return d
 }
 
 // readRecords reads the data records of [from, end).
@@ -216,6 +239,9 @@ func readRecords(ctx context.Context, e *Engine, topo *topology, t fenceTarget, 
 // walkRecords calls fn with the data records of [from, end) and their leader
 // epochs.
 func walkRecords(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget, from, end int64, fn func(digest, int32)) error {
+	if from >= end {
+		return nil // walkLog would wait for the next record
+	}
 	var bad error
 	_, err := walkLog(ctx, cl, topo, t, from, func(h kbatch.Header, entry []byte) bool {
 		if h.IsControl() {
@@ -223,7 +249,7 @@ func walkRecords(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTar
 		}
 		bad = kbatch.Parse(entry, func(r kbatch.Record) error {
 			if r.Offset >= from && r.Offset < end {
-				fn(digest{offset: r.Offset, timestamp: r.Timestamp, key: string(r.Key), val: string(r.Value), nullKey: r.Key == nil, nullVal: r.Value == nil}, h.LeaderEpoch)
+				fn(digestOf(r), h.LeaderEpoch)
 			}
 			return nil
 		})

@@ -324,7 +324,12 @@ func (e *Engine) topicStatuses() []dr.TopicStatus {
 		st := get(v.topic)
 		st.Partitions = append(st.Partitions, finish(v.status, [2]int64{-1, -1}, paused))
 		if m.byName[v.topic] == nil {
-			st.State, st.Reason = dr.TopicSourceDeleted, "the topic is gone at the source; the target keeps it"
+			switch e.sourceMissing.of(id.topicID) {
+			case presenceGone:
+				st.State, st.Reason = dr.TopicSourceDeleted, "the topic is gone at the source; the target keeps it"
+			case presenceDenied:
+				st.State, st.Code, st.Reason = dr.TopicHalted, dr.HaltUnauthorized, fmt.Sprintf("describe source topic %s: not allowed any more", v.topic)
+			}
 		}
 	}
 	if e.o.Topics != nil {
