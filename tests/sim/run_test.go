@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -165,7 +166,7 @@ func (r *run) create(t Topic) {
 		r.admin(name, func(adm *kadm.Client) error {
 			var configs map[string]*string
 			if t.Kind == ktest.Compacted {
-				configs = map[string]*string{"cleanup.policy": kadm.StringPtr("compact")}
+				configs = map[string]*string{"cleanup.policy": new("compact")}
 			}
 			resp, err := adm.CreateTopic(context.Background(), t.Partitions, 1, configs, r.topic(t.Name))
 			return cmp.Or(err, resp.Err)
@@ -259,22 +260,22 @@ func (r *run) notRunning() string {
 	for _, w := range r.mu.all {
 		runs[w.id] = runs[w.id] || w.running() && w.Status().State == dr.ReplicatorRunning
 	}
-	out := ""
+	var out strings.Builder
 	for _, w := range r.mu.workers {
 		if runs[w.id] {
 			continue
 		}
 		st := w.Status()
-		out += fmt.Sprintf("%s: %s %s; ", w.id, st.State, st.Reason)
+		fmt.Fprintf(&out, "%s: %s %s; ", w.id, st.State, st.Reason)
 		for _, t := range st.Topics {
 			for _, p := range t.Partitions {
 				if p.State != dr.PartitionRunning {
-					out += fmt.Sprintf("%s-%d %s %s %s; ", t.Name, p.Partition, p.State, p.Code, p.Reason)
+					fmt.Fprintf(&out, "%s-%d %s %s %s; ", t.Name, p.Partition, p.State, p.Code, p.Reason)
 				}
 			}
 		}
 	}
-	return out
+	return out.String()
 }
 
 // do makes one fault happen, to its end.

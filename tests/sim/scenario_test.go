@@ -184,11 +184,10 @@ func generate(seed uint64) Scenario {
 		}
 		rep := s.Replicators[f.Replicator]
 		f.Worker, f.Side = r.IntN(rep.Workers), []string{rep.From, rep.To}[r.IntN(2)]
-		switch f.Kind {
-		case Create:
-			f.Topic = Topic{"new", 1 + r.Int32N(4), ktest.Plain, []string{writable[r.IntN(len(writable))]}}
-		case Grow:
-			f.Topic = Topic{"plain", s.Topics[0].Partitions + 1 + r.Int32N(3), ktest.Plain, []string{writable[r.IntN(len(writable))]}}
+		if on := []string{writable[r.IntN(len(writable))]}; f.Kind == Create {
+			f.Topic = Topic{"new", 1 + r.Int32N(4), ktest.Plain, on}
+		} else if f.Kind == Grow {
+			f.Topic = Topic{"plain", s.Topics[0].Partitions + 1 + r.Int32N(3), ktest.Plain, on}
 		}
 		if (f.Kind == Create || f.Kind == Grow || f.Kind == Pause) && made[f.Kind] {
 			continue // Once is enough, and twice needs an order.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/anabranch/anabranch/internal/ktest"
@@ -53,39 +54,39 @@ func (r *run) history() ktest.History {
 	return h
 }
 
-// missing says what has not arrived yet. It counts, which is cheap; what
-// arrived is judged by verify.
+// missing says what has not arrived yet.
 func (r *run) missing() string {
 	h := r.history()
-	out := ""
+	var out strings.Builder
 	for _, rd := range r.read(ktest.ReadCommitted) {
-		want, got := h.Count(r.topic(rd.topic), ktest.Acknowledged), len(rd.log.Records())
-		if got < want && !h.Compacted[r.topic(rd.topic)] {
-			out += fmt.Sprintf("%s has %d of %d records of %s; ", rd.cluster, got, want, rd.topic)
+		lost := 0
+		for _, v := range ktest.CheckSet(h, rd.cluster, rd.log) {
+			if v.Kind == ktest.Lost {
+				lost++
+			}
+		}
+		if lost > 0 {
+			fmt.Fprintf(&out, "%s lacks %d of %d records of %s; ", rd.cluster, lost, h.Count(r.topic(rd.topic), ktest.Acknowledged), rd.topic)
 		}
 	}
-	if out == "" && len(h.Compacted) > 0 {
-		return r.notCaughtUp()
+	if out.Len() > 0 {
+		out.WriteString(r.notCaughtUp())
 	}
-	if out != "" {
-		out += r.notCaughtUp()
-	}
-	return out
+	return out.String()
 }
 
-// notCaughtUp says which workers show a lag. A cleaner may take records of a
-// compacted topic away on one side, so that counting does not tell.
+// notCaughtUp says which workers show a lag.
 func (r *run) notCaughtUp() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := ""
+	var out strings.Builder
 	for key, w := range r.mu.workers {
 		st := w.Status()
 		if st.MessageLag != 0 {
-			out += fmt.Sprintf("%s %s %s: lag %d; ", r.s.Replicators[key[0]].name(), st.State, st.Reason, st.MessageLag)
+			fmt.Fprintf(&out, "%s %s %s: lag %d; ", r.s.Replicators[key[0]].name(), st.State, st.Reason, st.MessageLag)
 		}
 	}
-	return out
+	return out.String()
 }
 
 // verify holds every cluster to the history, for both isolation levels, and
@@ -120,20 +121,20 @@ func (r *run) verify() {
 // moves an end once or twice; records that circulate go on for ever.
 func (r *run) still(before map[string]*ktest.Log) {
 	const tries = 8
-	var moved string
+	var moved strings.Builder
 	for range tries {
 		time.Sleep(2 * time.Second)
-		moved = ""
+		moved.Reset()
 		for _, rd := range r.read(ktest.ReadUncommitted) {
 			key := rd.cluster + "/" + rd.topic
 			if vs := ktest.CheckStill(before[key], rd.log); len(vs) > 0 {
-				moved += fmt.Sprintf("%s on %s: %s", rd.topic, rd.cluster, ktest.Summary(vs))
+				fmt.Fprintf(&moved, "%s on %s: %s", rd.topic, rd.cluster, ktest.Summary(vs))
 			}
 			before[key] = rd.log
 		}
-		if moved == "" {
+		if moved.Len() == 0 {
 			return
 		}
 	}
-	r.failf("the logs still grow after %d looks: %s", tries, moved)
+	r.failf("the logs still grow after %d looks: %s", tries, moved.String())
 }
