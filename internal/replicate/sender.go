@@ -108,27 +108,37 @@ func (s *sender) run(ctx context.Context) {
 			return
 		case <-s.wake:
 		}
-		for {
-			now, dropped := s.take()
-			refuse(dropped)
-			if len(now) == 0 {
-				break
-			}
+		for s.waiting() {
+			// A place for a request comes first, then what goes into it: what
+			// arrives meanwhile goes along, and requests are few and full.
 			select {
 			case <-ctx.Done():
-				refuse(now)
-				continue
 			case slots <- struct{}{}:
 			}
-			if !s.allowed() {
-				<-slots
+			if ctx.Err() != nil {
+				break
+			}
+			now, dropped := s.take()
+			refuse(dropped)
+			if len(now) > 0 && !s.allowed() {
 				refuse(now)
+				now = nil
+			}
+			if len(now) == 0 {
+				<-slots
 				continue
 			}
 			wg.Add(1)
 			s.send(ctx, now, func() { <-slots; wg.Done() })
 		}
 	}
+}
+
+// waiting reports whether anything is queued.
+func (s *sender) waiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.mu.queue) > 0
 }
 
 func refuse(list []shipment) {
