@@ -184,7 +184,7 @@ const (
 
 func TestFake_Seeds(t *testing.T) {
 	first := number(t, seedEnv, 1)
-	count := 6
+	count := 4
 	if os.Getenv(seedEnv) != "" {
 		count = 1
 	}
