@@ -125,7 +125,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error { return e.followEnds(gctx) })
 	err = e.member(ctx, gctx)
 	cancel()
-	e.senders.close()
+	e.senders.close() // the slots have what they waited for: what is still on the wire is left to the next take-over
 	return errors.Join(err, ignoreCancel(g.Wait()))
 }
 
@@ -158,7 +158,8 @@ func (e *Engine) dial() (func(), error) {
 	e.control = dial(e.o.Target, kgo.MaxVersions(pinned()))
 	e.stateClient = dial(e.o.Target)
 	e.tailClient = dial(e.o.Target, kgo.BrokerMaxReadBytes(256<<20))
-	e.controlProducer = dial(e.o.Target, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))
+	e.controlProducer = dial(e.o.Target, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0),
+		kgo.AllowIdempotentProduceCancellation()) // a control record that is written twice says the same
 	e.fetchCl = dial(e.o.Source, kgo.BrokerMaxReadBytes(256<<20))
 	var out []*kgo.Client
 	for range connsPerBroker {

@@ -17,7 +17,7 @@ var errNotSent = errors.New("not sent: the pipeline stopped or the lease is in d
 const (
 	requestBytes   = 8 << 20
 	requestsFlying = 4
-	connsPerBroker = 2 // a broker serves one request of a connection at a time
+	connsPerBroker = 1 // a broker serves one request of a connection at a time; more connections make more and emptier requests
 )
 
 // shipment is one batch on its way through a sender. stop is shared by all
@@ -211,8 +211,12 @@ func (s *senders) to(node int32, id tp) *sender {
 	return list[int(uint32(id.partition)+uint32(id.topicID[15]))%len(list)]
 }
 
-// close ends all senders and waits for the answers of what is on the wire.
+// close ends all senders. Requests that are on the wire end with their
+// connections.
 func (s *senders) close() {
 	s.cancel()
+	for _, cl := range s.clients {
+		cl.Close()
+	}
 	s.wg.Wait()
 }
