@@ -350,7 +350,7 @@ func TestServe_ARefusedFileListsItsProblems(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := Serve(t.Context(), ServeOptions{ConfigFile: path})
-	problems, ok := errors.AsType[*config.Problems](err)
+	problems, ok := errors.AsType[*config.ProblemsError](err)
 	if !ok || len(problems.List) < 2 || dr.CodeOf(err) != dr.CodeConfig {
 		t.Errorf("got %v", err)
 	}

@@ -111,6 +111,7 @@ func entryOf(r replicate.TopicRecord) (mirror.Entry, bool) {
 		e.Phase, e.TargetTopicID = mirror.PhaseCreating, [16]byte{}
 	case dr.ResolveRestart:
 		e.Phase = mirror.PhaseDeleted
+	default: // The other decisions are about positions: the topic stays as it is.
 	}
 	return e, true
 }

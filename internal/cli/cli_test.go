@@ -404,7 +404,7 @@ func TestServeAndDemoCallTheirFunctions(t *testing.T) {
 		t.Errorf("exit %d, %+v", code, shown)
 	}
 	s.deps.Serve = func(context.Context, ServeOptions) error {
-		return fmt.Errorf("load: %w", &config.Problems{List: []config.Problem{{File: "a.yaml", Line: 3, Path: "x", Message: "no"}, {File: "a.yaml", Message: "nor this"}}})
+		return fmt.Errorf("load: %w", &config.ProblemsError{List: []config.Problem{{File: "a.yaml", Line: 3, Path: "x", Message: "no"}, {File: "a.yaml", Message: "nor this"}}})
 	}
 	if code, stdout, stderr := s.run("", "serve", "-c", "a.yaml"); code != 2 || stdout != "" || stderr != "a.yaml:3: x: no\na.yaml: nor this\n" {
 		t.Errorf("exit %d, %q %q", code, stdout, stderr)

@@ -40,7 +40,7 @@ commands that grant them. It changes nothing on them.`, 0, 1, 2, 3),
 			report := checkReport{File: args[0], Problems: []config.Problem{}}
 			conf, err := config.Load(args[0])
 			if err != nil {
-				problems, ok := errors.AsType[*config.Problems](err)
+				problems, ok := errors.AsType[*config.ProblemsError](err)
 				if !ok {
 					return err
 				}

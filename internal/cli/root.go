@@ -114,10 +114,10 @@ func Run(ctx context.Context, d Deps, args []string) int {
 	if done, ok := errors.AsType[*toldError](err); ok {
 		return api.ExitOf(done.code) // The command has printed what is wrong.
 	}
-	if problems, ok := errors.AsType[*config.Problems](err); ok && dr.CodeOf(err) == dr.CodeInternal {
+	if problems, ok := errors.AsType[*config.ProblemsError](err); ok && dr.CodeOf(err) == dr.CodeInternal {
 		err = &dr.Error{Code: dr.CodeConfig, Hint: "correct the file; anabranch config check FILE checks it", Err: problems}
 	}
-	if problems, ok := errors.AsType[*config.Problems](err); ok && p.Format == out.Text {
+	if problems, ok := errors.AsType[*config.ProblemsError](err); ok && p.Format == out.Text {
 		for _, one := range problems.List { // One a line, which cleaning would join.
 			p.Note("%s", one)
 		}

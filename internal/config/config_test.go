@@ -170,9 +170,9 @@ func TestLoad_ListsEveryProblem(t *testing.T) {
 			if c != nil || dr.CodeOf(err) != dr.CodeConfig {
 				t.Fatalf("got %v and %v", c, err)
 			}
-			p, ok := errors.AsType[*Problems](err)
+			p, ok := errors.AsType[*ProblemsError](err)
 			if !ok {
-				t.Fatalf("no *Problems in %T", err)
+				t.Fatalf("no *ProblemsError in %T", err)
 			}
 			if strings.Contains(err.Error(), "in-the-clear") {
 				t.Error("a secret is shown")
@@ -387,7 +387,7 @@ func FuzzLoad(f *testing.F) {
 			t.Fatal(err)
 		}
 		c, err := Source{Path: path, LookupEnv: func(string) (string, bool) { return "", false }}.Load()
-		if p, ok := errors.AsType[*Problems](err); (c == nil) == (err == nil) || (err != nil && (!ok || len(p.List) == 0)) {
+		if p, ok := errors.AsType[*ProblemsError](err); (c == nil) == (err == nil) || (err != nil && (!ok || len(p.List) == 0)) {
 			t.Errorf("%v, %v", c, err)
 		}
 	})

@@ -31,7 +31,7 @@ func Load(path string) (*Config, error) { return Source{Path: path}.Load() }
 
 // Load reads the file, applies defaults, expands references and validates.
 // A file that is refused gives a *dr.Error with dr.CodeConfig around a
-// *Problems.
+// *ProblemsError.
 func (s Source) Load() (*Config, error) {
 	if s.LookupEnv == nil {
 		s.LookupEnv = os.LookupEnv
@@ -67,7 +67,7 @@ type loader struct {
 	dir      string // absolute; relative paths of the file start here
 	cfg      *Config
 	lines    map[string]int // path -> line of its value
-	problems Problems
+	problems ProblemsError
 }
 
 // add notes a problem at path. A path without a line of its own, such as a key

@@ -2,6 +2,7 @@ package config
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/anabranch/anabranch/internal/dr"
 )
@@ -46,14 +47,7 @@ func (l *loader) pair(first, second string) {
 }
 
 func quotePrefix(cluster string) string {
-	out := ""
-	for _, c := range cluster + "." {
-		if c == '.' {
-			out += `\`
-		}
-		out += string(c)
-	}
-	return out + ".*"
+	return strings.ReplaceAll(cluster+".", ".", `\.`) + ".*"
 }
 
 // settingsOwners decides who follows. A topic's settings must have one home: no

@@ -27,13 +27,13 @@ func (p Problem) String() string {
 	return s + ": " + p.Message
 }
 
-// Problems is the error of a file that was refused: everything that is wrong
+// ProblemsError is the error of a file that was refused: everything that is wrong
 // with it, in the order of the lines.
-type Problems struct {
+type ProblemsError struct {
 	List []Problem `json:"problems"`
 }
 
-func (p *Problems) Error() string {
+func (p *ProblemsError) Error() string {
 	lines := make([]string, len(p.List))
 	for i, x := range p.List {
 		lines[i] = x.String()
@@ -41,7 +41,7 @@ func (p *Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-func (p *Problems) sort() {
+func (p *ProblemsError) sort() {
 	slices.SortStableFunc(p.List, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Path, b.Path))
 	})

@@ -205,7 +205,8 @@ func (r *run) legacy(e []byte, from int64) error {
 		}
 		b := appendLengthPrefixed(r.w.body[:0], m.key)
 		b = appendLengthPrefixed(b, m.value)
-		r.w.body = append(b, 0) // no headers
+		b = append(b, 0) // no headers
+		r.w.body = b
 		return r.add(m.offset, m.timestamp, frame{body: r.w.body})
 	})
 }
@@ -265,7 +266,8 @@ func (r *run) start(p *pending, size int) {
 	}
 	ratio := min(max(r.a.ratio[p.codec], 1), maxExpansion)
 	p.limit = headerSize + int(float64(r.target-headerSize)*ratio*0.95)
-	p.buf = append(r.w.records[:0], make([]byte, headerSize)...)
+	p.buf = r.w.records[:0]
+	p.buf = append(p.buf, make([]byte, headerSize)...)
 }
 
 // flush closes the open output.

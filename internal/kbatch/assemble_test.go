@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -156,12 +157,12 @@ func TestAssembleMergesByCodec(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := ""
+		var b strings.Builder
 		for _, o := range outs {
 			h, _ := ParseHeader(o.Batch)
-			got += fmt.Sprintf("%s:%d ", h.Codec(), o.Count)
+			fmt.Fprintf(&b, "%s:%d ", h.Codec(), o.Count)
 		}
-		if got != c.want {
+		if got := b.String(); got != c.want {
 			t.Errorf("codec %s: outputs %q, want %q", c.codec, got, c.want)
 		}
 	}

@@ -38,8 +38,9 @@ func (w *workspace) compress(c Codec, dst, src []byte) ([]byte, error) {
 		return w.lz4(dst, src)
 	case CodecZstd:
 		return w.zstd(dst, src)
+	default:
+		return nil, fmt.Errorf("compress: %s", c)
 	}
-	return nil, fmt.Errorf("compress: %s", c)
 }
 
 // appender is a writer to a slice.

@@ -43,7 +43,8 @@ func (w *workspace) decompress(c Codec, src []byte) ([]byte, error) {
 	if c == CodecNone {
 		return src, nil
 	}
-	dst, err := w.input[:0], error(nil)
+	var err error
+	dst := w.input[:0]
 	switch c {
 	case CodecGzip:
 		dst, err = w.gunzip(dst, src)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -32,7 +33,7 @@ func TestPatchEqualsRecompute(t *testing.T) {
 		want := bytes.Clone(batch)
 		stamp := genStamp(t)
 		tail := rapid.SliceOf(rapid.Byte()).Draw(t, "tail")
-		got := append(batch, tail...)
+		got := slices.Concat(batch, tail)
 		if err := Patch(got, stamp); err != nil {
 			t.Fatal(err)
 		}

@@ -2,6 +2,7 @@ package kbatch
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"github.com/pierrec/lz4/v4"
@@ -75,7 +76,7 @@ func TestClientLibraryCodecsAreRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.Attributes = int16(codec)
-		batch := append(plain[:headerSize:headerSize], payload...)
+		batch := slices.Concat(plain[:headerSize], payload)
 		putHeader(batch, h)
 		wantRecords(t, codec.String(), records(t, batch), rs)
 	}

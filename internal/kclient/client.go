@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"net"
 	"regexp"
 	"time"
@@ -77,7 +78,7 @@ func newDialer(o Options) (*dialer, error) {
 	if o.TLS == nil {
 		return d, nil
 	}
-	src, err := newTLSSource(*o.TLS, o.Logger.With("cluster", o.Name))
+	src, err := newTLSSource(*o.TLS, o.Logger.With(slog.String("cluster", o.Name)))
 	if err != nil {
 		return nil, err
 	}

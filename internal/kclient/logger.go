@@ -20,7 +20,7 @@ type logger struct {
 }
 
 func newLogger(l *slog.Logger, cluster string) kgo.Logger {
-	return logger{l.With("component", "kafka_client", "cluster", cluster)}
+	return logger{l.With(slog.String("component", "kafka_client"), slog.String("cluster", cluster))}
 }
 
 func slogLevel(l kgo.LogLevel) slog.Level {

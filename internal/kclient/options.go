@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -147,7 +148,7 @@ func CheckAddress(addr string) error {
 	case port == "":
 		return fmt.Errorf("%q has no port (write host:port)", addr)
 	}
-	if n, err := net.LookupPort("tcp", port); err != nil || n < 1 || strings.TrimLeft(port, "0123456789") != "" {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n < 1 {
 		return fmt.Errorf("%q: %q is not a port number between 1 and 65535", addr, port)
 	}
 	return nil

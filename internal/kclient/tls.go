@@ -97,7 +97,7 @@ func (s *tlsSource) current() *material {
 	}
 	m, err := s.load()
 	if err != nil {
-		s.log.Warn("certificate files changed but cannot be used, the ones before are kept", "error", err)
+		s.log.Warn("certificate files changed but cannot be used, the ones before are kept", slog.Any("error", err))
 		return old
 	}
 	s.loaded.Store(m)

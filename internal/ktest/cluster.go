@@ -215,7 +215,7 @@ func (c *Cluster) waitReady(ctx context.Context, i int, want []int32) error {
 		select {
 		case <-ticker.C:
 		case <-n.proc.Done():
-			return fmt.Errorf("start broker %d: it ended: %v\n%s", i, n.proc.waitErr, logTail(n.proc.LogPath()))
+			return fmt.Errorf("start broker %d: it ended: %w\n%s", i, n.proc.waitErr, logTail(n.proc.LogPath()))
 		case <-ctx.Done():
 			return fmt.Errorf("start broker %d: %w: %w\n%s", i, context.Cause(ctx), lastErr, logTail(n.proc.LogPath()))
 		}

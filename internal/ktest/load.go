@@ -269,11 +269,11 @@ func (w *loadWriter) next() *kgo.Record {
 		Topic: w.topic.Name, Partition: w.rng.Int32N(w.topic.Partitions),
 		Timestamp: time.UnixMilli(time.Now().UnixMilli() - w.rng.Int64N(3_600_000)),
 	}
-	switch {
+	switch shape := w.rng.IntN(10); {
 	case w.topic.Kind == Compacted:
 		r.Key = fmt.Appendf(nil, "%s-key-%d", w.o.Name, w.rng.IntN(50))
-	case w.rng.IntN(10) == 0: // Null.
-	case w.rng.IntN(10) == 0:
+	case shape == 0: // Null.
+	case shape == 1:
 		r.Key = []byte{}
 	default:
 		r.Key = []byte("key-" + strconv.Itoa(w.rng.IntN(1000)))

@@ -58,7 +58,7 @@ func (p *portSet) try(dir string, port int) (bool, error) {
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		f.Close()
-		return false, nil
+		return false, nil //nolint:nilerr // somebody has the port: an answer, not a failure
 	}
 	l.Close()
 	p.locks = append(p.locks, f)

@@ -62,7 +62,7 @@ type Process struct {
 	cmd     *exec.Cmd
 	logPath string
 	done    chan struct{}
-	waitErr error // Valid once done is closed.
+	waitErr error // How it ended, never nil; valid once done is closed.
 	stop    func()
 }
 
@@ -81,7 +81,9 @@ func startProcess(s *starter, dir, logPath, name string, args ...string) (*Proce
 	}
 	p := &Process{cmd: cmd, logPath: logPath, done: make(chan struct{}), stop: func() {}}
 	go func() {
-		p.waitErr = cmd.Wait()
+		if p.waitErr = cmd.Wait(); p.waitErr == nil {
+			p.waitErr = errors.New("exit status 0")
+		}
 		close(p.done)
 	}()
 	return p, nil

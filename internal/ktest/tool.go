@@ -90,8 +90,10 @@ func MirrorMaker(ctx context.Context, o MirrorMakerOptions) (*Process, error) {
 	if heap == 0 {
 		heap = 1024
 	}
-	args := []string{fmt.Sprintf("-Xmx%dm", heap), "-Djava.awt.headless=true",
-		"-Dlog4j2.configurationFile=" + filepath.Join(dir, "log4j2.properties"), "-cp", filepath.Join(jars, "*")}
+	args := []string{
+		fmt.Sprintf("-Xmx%dm", heap), "-Djava.awt.headless=true",
+		"-Dlog4j2.configurationFile=" + filepath.Join(dir, "log4j2.properties"), "-cp", filepath.Join(jars, "*"),
+	}
 	args = append(args, o.JavaArgs...)
 	args = append(args, "org.apache.kafka.connect.mirror.MirrorMaker", config)
 	s := newStarter()
@@ -116,7 +118,7 @@ func (p *Process) AwaitLog(ctx context.Context, text string) error {
 			return nil
 		}
 		if !p.running() {
-			return errors.Join(errStop, fmt.Errorf("process ended: %v\n%s", p.waitErr, logTail(p.logPath)))
+			return errors.Join(errStop, fmt.Errorf("process ended: %w\n%s", p.waitErr, logTail(p.logPath)))
 		}
 		return fmt.Errorf("log does not hold %q", text)
 	})

@@ -97,8 +97,10 @@ func CheckSet(h History, cluster string, log *Log) []Violation {
 			continue
 		}
 		if _, ok := seen[p.ID]; !ok {
-			vs = append(vs, Violation{Lost, log.Topic, p.Record.Partition, -1, p.ID,
-				fmt.Sprintf("acknowledged on %s at %d", p.Cluster, p.Record.Offset)})
+			vs = append(vs, Violation{
+				Lost, log.Topic, p.Record.Partition, -1, p.ID,
+				fmt.Sprintf("acknowledged on %s at %d", p.Cluster, p.Record.Offset),
+			})
 		}
 	}
 	return vs
@@ -173,8 +175,10 @@ func CheckOrder(h History, log *Log) []Violation {
 				continue
 			}
 			if h, ok := highest[p.Cluster]; ok && h.Record.Offset > p.Record.Offset {
-				vs = append(vs, Violation{Reordered, log.Topic, part.Partition, r.Offset, p.ID,
-					fmt.Sprintf("offset %d on %s, stands behind %s with offset %d there", p.Record.Offset, p.Cluster, h.ID, h.Record.Offset)})
+				vs = append(vs, Violation{
+					Reordered, log.Topic, part.Partition, r.Offset, p.ID,
+					fmt.Sprintf("offset %d on %s, stands behind %s with offset %d there", p.Record.Offset, p.Cluster, h.ID, h.Record.Offset),
+				})
 				continue
 			}
 			highest[p.Cluster] = p
@@ -257,8 +261,10 @@ func CheckMarkers(log *Log, explained func(producerID int64) bool) []Violation {
 	for _, part := range log.Partitions {
 		for _, c := range part.Controls {
 			if !explained(c.ProducerID) {
-				vs = append(vs, Violation{Foreign, log.Topic, part.Partition, c.Offset, "",
-					fmt.Sprintf("marker of producer (%d, %d)", c.ProducerID, c.ProducerEpoch)})
+				vs = append(vs, Violation{
+					Foreign, log.Topic, part.Partition, c.Offset, "",
+					fmt.Sprintf("marker of producer (%d, %d)", c.ProducerID, c.ProducerEpoch),
+				})
 			}
 		}
 	}

@@ -48,7 +48,7 @@ func (c *cluster) askTopics(ctx context.Context, names []string, out map[string]
 	req.IncludeTopicAuthorizedOperations = true
 	for _, n := range names {
 		t := kmsg.NewMetadataRequestTopic()
-		t.Topic = kmsg.StringPtr(n)
+		t.Topic = new(n)
 		req.Topics = append(req.Topics, t)
 	}
 	resp, err := req.RequestWith(ctx, c.client)

@@ -140,13 +140,14 @@ func patternResource(pattern string) resource {
 	if re.Op == syntax.OpConcat {
 		subs = re.Sub
 	}
-	prefix := ""
+	var literal strings.Builder
 	for _, sub := range subs {
 		if sub.Op != syntax.OpLiteral || sub.Flags&syntax.FoldCase != 0 {
 			break
 		}
-		prefix += string(sub.Rune)
+		literal.WriteString(string(sub.Rune))
 	}
+	prefix := literal.String()
 	if prefix == "" {
 		return all
 	}

@@ -155,12 +155,14 @@ func await(t *testing.T, o Options, what string, wantSource, wantTarget []string
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
-		d := cmp.Diff(want, [2][]string{r.Source.MissingGrants, r.Target.MissingGrants})
+		var b strings.Builder
+		b.WriteString(cmp.Diff(want, [2][]string{r.Source.MissingGrants, r.Target.MissingGrants}))
 		for _, f := range r.Findings {
 			if f.Code == "check_failed" {
-				d += f.Message
+				b.WriteString(f.Message)
 			}
 		}
+		d := b.String()
 		if d == "" {
 			return r
 		}

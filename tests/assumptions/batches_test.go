@@ -178,8 +178,10 @@ func codecs(t *testing.T, b *bench) {
 					rs[i].Value = nil
 				}
 			}
-			batch := kbatch.Builder{Codec: codec, LeaderEpoch: 5, Attributes: kbatch.AttrTransactional,
-				Stamp: &kbatch.Stamp{ProducerID: 4242, Epoch: 3, BaseSequence: 77}}.Build(rs...)
+			batch := kbatch.Builder{
+				Codec: codec, LeaderEpoch: 5, Attributes: kbatch.AttrTransactional,
+				Stamp: &kbatch.Stamp{ProducerID: 4242, Epoch: 3, BaseSequence: 77},
+			}.Build(rs...)
 			payload := slices.Clone(batch[61:])
 			s.must(kbatch.Patch(batch, kbatch.Stamp{ProducerID: p.pid, Epoch: p.epoch}), "patch")
 			s.accepts("patched batch", topic, 0, batch)

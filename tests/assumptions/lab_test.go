@@ -371,7 +371,7 @@ func (s *scope) refuses(what, topic string, partition int32, batch []byte, want 
 	s.t.Helper()
 	end := s.end(topic, partition)
 	base, err := s.produce(topic, partition, batch)
-	if err != want {
+	if !errors.Is(err, want) {
 		s.t.Errorf("%s: answer is %v at %d, want %v", what, err, base, want)
 	}
 	if now := s.end(topic, partition); now != end {
