@@ -169,7 +169,8 @@ func records(from, n int) []*kgo.Record {
 	return out
 }
 
-func str(s string) *string { return &s }
+//go:fix inline
+func str(s string) *string { return new(s) }
 
 // random is data that no codec makes smaller.
 func random(n int, seed uint64) []byte {
@@ -246,10 +247,10 @@ func (p pair) writeEveryKind(t *testing.T) map[string]func(*testing.T, pair, str
 		out[name] = nil
 		return name
 	}
-	out["magic"] = p.legacy(t, topic("magic", map[string]*string{"retention.ms": str("-1")}))
+	out["magic"] = p.legacy(t, topic("magic", map[string]*string{"retention.ms": new("-1")}))
 	out["cleaned"] = p.cleaned(t, topic("cleaned", map[string]*string{
-		"cleanup.policy": str("compact"), "segment.ms": str("50"), "min.cleanable.dirty.ratio": str("0.01"),
-		"delete.retention.ms": str("100"), "min.compaction.lag.ms": str("0"),
+		"cleanup.policy": new("compact"), "segment.ms": new("50"), "min.cleanable.dirty.ratio": new("0.01"),
+		"delete.retention.ms": new("100"), "min.compaction.lag.ms": new("0"),
 	}))
 	for name, codec := range codecs {
 		n := topic("codec-"+name, nil)
@@ -273,11 +274,11 @@ func (p pair) writeEveryKind(t *testing.T) map[string]func(*testing.T, pair, str
 	for i, r := range old {
 		r.Timestamp = time.Now().Add(-72 * time.Hour).Add(time.Duration(i) * time.Second)
 	}
-	n = topic("old", map[string]*string{"retention.ms": str("-1")})
+	n = topic("old", map[string]*string{"retention.ms": new("-1")})
 	for chunk := 0; chunk < len(old); chunk += 20 {
 		p.write(t, n, old[chunk:chunk+20])
 	}
-	n = topic("append-time", map[string]*string{"message.timestamp.type": str("LogAppendTime")})
+	n = topic("append-time", map[string]*string{"message.timestamp.type": new("LogAppendTime")})
 	late := records(0, 300)
 	for i, r := range late {
 		r.Timestamp = time.Unix(1_000_000_000+int64(i), 0)
@@ -290,7 +291,10 @@ func (p pair) writeEveryKind(t *testing.T) map[string]func(*testing.T, pair, str
 // odd is records with nulls, empty bytes and unusual headers.
 func odd() []*kgo.Record {
 	return []*kgo.Record{
-		{}, {Key: []byte{}, Value: []byte{}}, {Key: nil, Value: []byte("v")}, {Key: []byte("k"), Value: nil},
+		{},
+		{Key: []byte{}, Value: []byte{}},
+		{Key: nil, Value: []byte("v")},
+		{Key: []byte("k"), Value: nil},
 		{Key: []byte("h"), Headers: []kgo.RecordHeader{{Key: "a", Value: nil}, {Key: "a", Value: []byte{}}, {Key: "a", Value: []byte("x")}, {Key: "", Value: []byte("y")}}},
 		{Key: []byte{0, 255, 254}, Value: []byte{0}, Timestamp: time.UnixMilli(1)},
 		{Value: []byte("before 1970"), Timestamp: time.UnixMilli(0)},
@@ -514,8 +518,10 @@ func TestReal_SettingsOfAReplicator(t *testing.T) {
 			start replicate.Start
 			first int
 		}{
-			{"earliest", replicate.Start{}, 0}, {"latest", replicate.Start{Latest: true}, 100},
-			{"middle", replicate.Start{At: base.Add(40 * time.Second)}, 40}, {"future", replicate.Start{At: time.Now().Add(time.Hour)}, 100},
+			{"earliest", replicate.Start{}, 0},
+			{"latest", replicate.Start{Latest: true}, 100},
+			{"middle", replicate.Start{At: base.Add(40 * time.Second)}, 40},
+			{"future", replicate.Start{At: time.Now().Add(time.Hour)}, 100},
 		} {
 			w := p.start(t, "s-"+c.alias, []string{"start", "later-.*"}, prefixed(c.alias), func(o *replicate.Options) { o.Start = c.start })
 			have := len(read(t, p.src, "start", kgo.ReadCommitted())[0])

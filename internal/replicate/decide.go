@@ -212,11 +212,11 @@ func (e *Engine) deleteTarget(ctx context.Context, name string) error {
 	if err == nil && len(resp.Topics) == 1 {
 		err = kerr.ErrorForCode(resp.Topics[0].ErrorCode)
 	}
-	switch err {
-	case nil, kerr.UnknownTopicID:
+	switch {
+	case err == nil, errors.Is(err, kerr.UnknownTopicID):
 		e.target.refresh()
 		return nil
-	case kerr.TopicAuthorizationFailed:
+	case errors.Is(err, kerr.TopicAuthorizationFailed):
 		return &dr.Error{Code: dr.CodeUnauthorized, Hint: "grant DELETE on the topic, or delete it by hand first", Err: fmt.Errorf("delete target topic %s: %w", name, err)}
 	}
 	return fmt.Errorf("delete target topic %s: %w", name, err)

@@ -79,7 +79,8 @@ var errSuperseded = errors.New("another configuration took over")
 func (e *Engine) member(ctx, base context.Context) error {
 	refused := ""
 	for ctx.Err() == nil {
-		if err := e.agree(ctx); err != nil {
+		err := e.agree(ctx)
+		if err != nil {
 			if ctx.Err() != nil {
 				break
 			}
@@ -92,7 +93,7 @@ func (e *Engine) member(ctx, base context.Context) error {
 			continue
 		}
 		refused = ""
-		err := e.join(ctx, base)
+		err = e.join(ctx, base)
 		if ctx.Err() != nil || err == nil {
 			break
 		}

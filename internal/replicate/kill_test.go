@@ -35,7 +35,7 @@ type child struct {
 // change makes the options of a worker as the child is told.
 func (c child) change(o *replicate.Options) {
 	if len(c.Topics) > 0 {
-		o.Filter, _ = dr.NewTopicFilter(c.Topics, nil) //nolint:errcheck // the tests write valid patterns
+		o.Filter, _ = dr.NewTopicFilter(c.Topics, nil)
 	}
 	o.Version = max(1, c.Version)
 }
@@ -54,7 +54,7 @@ func (a addresses) ClientOptions() []kgo.Opt   { return []kgo.Opt{kgo.SeedBroker
 func TestMain(m *testing.M) {
 	spec := os.Getenv(childEnv)
 	if spec == "" {
-		os.Exit(m.Run())
+		os.Exit(m.Run()) //nolint:forbidigo // the test binary is a command of its own
 	}
 	var c child
 	if err := json.Unmarshal([]byte(spec), &c); err != nil {
@@ -63,8 +63,7 @@ func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	if err := runWorker(ctx, c.Name, c.ID, addresses(c.Source), addresses(c.Target), c.change); err != nil {
-		slog.Error("worker ended", slog.String("error", err.Error()))
-		os.Exit(1)
+		panic(err)
 	}
 }
 
@@ -163,7 +162,12 @@ func awaitCreated(t *testing.T, target ktest.Broker, name string) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- table.Run(ctx) }()
-	defer func() { cancel(); <-done }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
 	await(t, name+" is created", 30*time.Second, func() bool { _, ok := table.Get(0, "c/created/"+name); return ok })
 }
 

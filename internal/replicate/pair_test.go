@@ -25,9 +25,10 @@ import (
 
 // endpoint makes an Endpoint of a test cluster.
 func endpoint(name string, b ktest.Broker) replicate.Endpoint {
-	return replicate.Endpoint{Name: name, Dial: func(opts ...kgo.Opt) (*kgo.Client, error) {
+	dial := func(opts ...kgo.Opt) (*kgo.Client, error) {
 		return kgo.NewClient(append(b.ClientOptions(), opts...)...)
-	}}
+	}
+	return replicate.Endpoint{Name: name, Dial: dial}
 }
 
 // ledger keeps mirror's memory in the engine's state topic.
@@ -43,6 +44,7 @@ func (l ledger) entry(r replicate.TopicRecord) (mirror.Entry, bool) {
 		e.Phase, e.TargetTopicID = mirror.PhaseCreating, [16]byte{}
 	case dr.ResolveRestart:
 		e.Phase = mirror.PhaseDeleted
+	default: // the other decisions leave the topic as it is
 	}
 	return e, true
 }

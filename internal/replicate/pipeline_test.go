@@ -41,7 +41,7 @@ func runScript(t *testing.T, file string) {
 	}
 	var out strings.Builder
 	s := &script{t: t}
-	for _, block := range strings.Split(strings.TrimSpace(string(raw)), "\n\n") {
+	for block := range strings.SplitSeq(strings.TrimSpace(string(raw)), "\n\n") {
 		commands, _, ok := strings.Cut(block, "\n----")
 		if !ok && !strings.HasPrefix(block, "#") {
 			t.Fatalf("%s: a block without a line of dashes: %q", file, block)
@@ -49,7 +49,7 @@ func runScript(t *testing.T, file string) {
 		out.WriteString(commands)
 		if ok {
 			out.WriteString("\n----\n")
-			for _, c := range strings.Split(commands, "\n") {
+			for c := range strings.SplitSeq(commands, "\n") {
 				if !strings.HasPrefix(c, "#") {
 					out.WriteString(s.run(c))
 				}
@@ -295,7 +295,7 @@ func (s *script) offsets(spec string) (out []int64) {
 		}
 		return out
 	}
-	for _, v := range strings.Split(spec, ",") {
+	for v := range strings.SplitSeq(spec, ",") {
 		out = append(out, one(v))
 	}
 	return out

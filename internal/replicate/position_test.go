@@ -2,6 +2,7 @@ package replicate
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,12 +13,7 @@ import (
 
 func only(ids ...int64) func(int64) bool {
 	return func(id int64) bool {
-		for _, x := range ids {
-			if x == id {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(ids, id)
 	}
 }
 

@@ -214,7 +214,7 @@ func digestOf(r kbatch.Record) digest {
 	write(r.Key)
 	write(r.Value)
 	for _, x := range r.Headers {
-		write([]byte(x.Key))
+		write(x.Key)
 		write(x.Value)
 	}
 	d := digest{offset: r.Offset, timestamp: r.Timestamp}

@@ -329,6 +329,7 @@ func (e *Engine) topicStatuses() []dr.TopicStatus {
 				st.State, st.Reason = dr.TopicSourceDeleted, "the topic is gone at the source; the target keeps it"
 			case presenceDenied:
 				st.State, st.Code, st.Reason = dr.TopicHalted, dr.HaltUnauthorized, fmt.Sprintf("describe source topic %s: not allowed any more", v.topic)
+			case presenceOpen: // not known yet
 			}
 		}
 	}

@@ -2,7 +2,6 @@ package replicate_test
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -255,7 +254,7 @@ func TestReal_TrapsOfTopics(t *testing.T) {
 	t.Run("null key to a compacted target", func(t *testing.T) {
 		createTopic(t, p.src, "keyless", 1, nil)
 		createTopic(t, p.src, "keyless-ok", 1, nil)
-		createTopic(t, p.tgt, "keyless", 1, map[string]*string{"cleanup.policy": str("compact")})
+		createTopic(t, p.tgt, "keyless", 1, map[string]*string{"cleanup.policy": new("compact")})
 		w := p.owning(t, "keyless", "keyless", "keyless-ok")
 		p.write(t, "keyless", records(0, 5))
 		w.caughtUp(t, "keyless", 20*time.Second)
@@ -275,7 +274,7 @@ func TestReal_TrapsOfTopics(t *testing.T) {
 		holds(t, p.tgt, "keyless", 0, 5, 6, 11)
 	})
 	t.Run("timestamps in the future", func(t *testing.T) {
-		createTopic(t, p.src, "future", 1, map[string]*string{"message.timestamp.after.max.ms": str("9223372036854775807")})
+		createTopic(t, p.src, "future", 1, map[string]*string{"message.timestamp.after.max.ms": new("9223372036854775807")})
 		createTopic(t, p.src, "future-ok", 1, nil)
 		w := p.start(t, "future", []string{"future", "future-ok"})
 		r := record(0)
@@ -523,90 +522,6 @@ func TestReal_TrapsOfLogs(all *testing.T) { // workers outlive the subtests
 			}
 		}
 	})
-}
-
-// TestReal_AuthorisationWithdrawnAndGivenBack halts one topic only, says which
-// permission is missing, and goes on by itself.
-func TestReal_AuthorisationWithdrawnAndGivenBack(t *testing.T) {
-	p := pair{src: ktest.RealCluster(t, ktest.Options{Security: ktest.SASLSSL}), tgt: ktest.RealCluster(t, ktest.Options{Security: ktest.SASLSSL})}
-	acl := func(c *ktest.Cluster, give bool, topic string, ops ...kadm.ACLOperation) {
-		t.Helper()
-		b := kadm.NewACLs().Allow("User:client").AllowHosts().Operations(ops...).ResourcePatternType(kadm.ACLPatternLiteral)
-		if topic == "" {
-			b.Topics("__anabranch_state").Groups("*").TransactionalIDs("*").Clusters()
-		} else {
-			b.Topics(topic)
-		}
-		adm := kadm.NewClient(client(t, c))
-		if give {
-			r, err := adm.CreateACLs(t.Context(), b)
-			for _, x := range r {
-				err = errors.Join(err, x.Err)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			return
-		}
-		r, err := adm.DeleteACLs(t.Context(), b)
-		n := 0
-		for _, x := range r {
-			err = errors.Join(err, x.Err)
-			n += len(x.Deleted)
-		}
-		if err != nil || n == 0 {
-			t.Fatalf("%d ACLs deleted: %v", n, err)
-		}
-	}
-	read := []kadm.ACLOperation{kadm.OpRead, kadm.OpDescribe, kadm.OpDescribeConfigs}
-	write := append([]kadm.ACLOperation{kadm.OpWrite, kadm.OpAlter, kadm.OpAlterConfigs}, read...)
-	topics := []string{"r", "r-all", "w", "w-all", "idle-w-all", "ok"}
-	for _, c := range []*ktest.Cluster{p.src, p.tgt} {
-		acl(c, true, "", kadm.OpAll)
-		for _, topic := range topics {
-			acl(c, true, topic, write...)
-			createTopic(t, c, topic, 1, nil)
-		}
-	}
-	for _, topic := range topics {
-		p.write(t, topic, records(0, 10))
-	}
-	w := startWorker(t, "acl", "w1", asClient{p.src}, asClient{p.tgt}, only(topics...))
-	for _, topic := range topics {
-		w.caughtUp(t, topic, 20*time.Second)
-	}
-	acl(p.src, false, "r", kadm.OpRead)
-	acl(p.src, false, "r-all", write...)
-	acl(p.tgt, false, "w", kadm.OpWrite)
-	acl(p.tgt, false, "w-all", write...)
-	acl(p.tgt, false, "idle-w-all", write...)
-	for _, topic := range []string{"r", "r-all", "w", "w-all"} {
-		p.write(t, topic, records(10, 10))
-	}
-	w.halted(t, "r", dr.HaltUnauthorized, "source topic r")
-	w.halted(t, "w", dr.HaltUnauthorized, "target topic w")
-	for _, topic := range []string{"r-all", "w-all", "idle-w-all"} {
-		w.topicState(t, topic, dr.TopicHalted, dr.HaltUnauthorized)
-	}
-	time.Sleep(4 * time.Second) // what is not allowed must never look deleted
-	for _, topic := range []string{"r-all", "w-all", "idle-w-all"} {
-		w.topicState(t, topic, dr.TopicHalted, dr.HaltUnauthorized)
-	}
-	p.write(t, "ok", records(10, 10))
-	w.caughtUp(t, "ok", 10*time.Second)
-	w.awaitState(t, dr.ReplicatorDegraded, 5*time.Second)
-	acl(p.src, true, "r", kadm.OpRead)
-	acl(p.src, true, "r-all", write...)
-	acl(p.tgt, true, "w", kadm.OpWrite)
-	acl(p.tgt, true, "w-all", write...)
-	acl(p.tgt, true, "idle-w-all", write...)
-	began := time.Now()
-	for _, topic := range topics {
-		w.caughtUp(t, topic, 20*time.Second)
-		p.identical(t, topic, topic)
-	}
-	t.Logf("everything runs %v after the permissions were given back", time.Since(began))
-	w.awaitState(t, dr.ReplicatorRunning, 10*time.Second)
 }
 
 // asClient is a secured cluster, used as the user who may do only what ACLs say.
