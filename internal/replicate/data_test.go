@@ -169,9 +169,6 @@ func records(from, n int) []*kgo.Record {
 	return out
 }
 
-//go:fix inline
-func str(s string) *string { return new(s) }
-
 // random is data that no codec makes smaller.
 func random(n int, seed uint64) []byte {
 	r := rand.New(rand.NewPCG(seed, 1))

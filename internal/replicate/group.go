@@ -79,41 +79,45 @@ var errSuperseded = errors.New("another configuration took over")
 func (e *Engine) member(ctx, base context.Context) error {
 	refused := ""
 	for ctx.Err() == nil {
-		err := e.agree(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				break
-			}
-			e.setPhase(dr.ReplicatorFailed, err.Error())
-			if err.Error() != refused { // asked again at every change of the state topic, said once
+		if err := e.agree(ctx); err != nil {
+			if err.Error() != refused && ctx.Err() == nil { // asked again at every change of the state topic, said once
 				refused = err.Error()
+				e.setPhase(dr.ReplicatorFailed, refused)
 				e.log.LogAttrs(ctx, slog.LevelError, "refused", slog.String("error", refused))
 			}
 			e.waitState(ctx, 5*time.Second)
 			continue
 		}
 		refused = ""
-		err = e.join(ctx, base)
-		if ctx.Err() != nil || err == nil {
-			break
-		}
-		switch {
-		case errors.Is(err, errSuperseded):
-			e.log.LogAttrs(ctx, slog.LevelInfo, "superseded by another configuration")
-		case errors.Is(err, kerr.FencedInstanceID):
-			e.setPhase(dr.ReplicatorFailed, err.Error())
-			e.log.LogAttrs(ctx, slog.LevelError, "left the group of workers", slog.String("error", err.Error()))
-			e.waitTwin(ctx)
-		default:
-			if terr := e.targetState.Err(); terr != nil {
-				e.setPhase(dr.ReplicatorFailed, terr.Error())
-				return terr
+		if err := e.join(ctx, base); err != nil && ctx.Err() == nil {
+			if err := e.left(ctx, err); err != nil {
+				return err
 			}
-			e.note("group of workers", err)
-			e.log.LogAttrs(ctx, slog.LevelWarn, "left the group of workers", slog.String("error", err.Error()))
-			e.waitState(ctx, time.Second)
 		}
 	}
+	return nil
+}
+
+// left says why the membership ended and waits until another one makes sense.
+// It returns an error when none ever will.
+func (e *Engine) left(ctx context.Context, why error) error {
+	switch {
+	case errors.Is(why, errSuperseded):
+		e.log.LogAttrs(ctx, slog.LevelInfo, "superseded by another configuration")
+		return nil
+	case errors.Is(why, kerr.FencedInstanceID):
+		e.setPhase(dr.ReplicatorFailed, why.Error())
+		e.log.LogAttrs(ctx, slog.LevelError, "left the group of workers", slog.String("error", why.Error()))
+		e.waitTwin(ctx)
+		return nil
+	}
+	if err := e.targetState.Err(); err != nil {
+		e.setPhase(dr.ReplicatorFailed, err.Error())
+		return err
+	}
+	e.note("group of workers", why)
+	e.log.LogAttrs(ctx, slog.LevelWarn, "left the group of workers", slog.String("error", why.Error()))
+	e.waitState(ctx, time.Second)
 	return nil
 }
 

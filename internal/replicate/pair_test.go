@@ -26,7 +26,8 @@ import (
 // endpoint makes an Endpoint of a test cluster.
 func endpoint(name string, b ktest.Broker) replicate.Endpoint {
 	dial := func(opts ...kgo.Opt) (*kgo.Client, error) {
-		return kgo.NewClient(append(b.ClientOptions(), opts...)...)
+		opts = append(b.ClientOptions(), opts...)
+		return kgo.NewClient(opts...)
 	}
 	return replicate.Endpoint{Name: name, Dial: dial}
 }
