@@ -13,6 +13,7 @@ import (
 // TestReal_AuthorisationWithdrawnAndGivenBack halts one topic only, says which
 // permission is missing, and goes on by itself.
 func TestReal_AuthorisationWithdrawnAndGivenBack(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	p := pair{src: ktest.RealCluster(t, ktest.Options{Security: ktest.SASLSSL}), tgt: ktest.RealCluster(t, ktest.Options{Security: ktest.SASLSSL})}
 	acl := func(c *ktest.Cluster, give bool, topic string, ops ...kadm.ACLOperation) {
 		t.Helper()

@@ -11,6 +11,7 @@ import (
 )
 
 func TestReal_CopiesATopicOnceAndResumes(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	src := ktest.RealCluster(t, ktest.Options{})
 	tgt := ktest.RealCluster(t, ktest.Options{})
 	createTopic(t, src, "orders", 3, nil)

@@ -183,6 +183,7 @@ func random(n int, seed uint64) []byte {
 // can hold between clusters of both versions. One target forgets its idempotent
 // producers while their records are still coming in.
 func TestReal_EveryKindOfDataArrivesAsItIs(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	began := time.Now()
 	cleaner := map[string]string{"log.cleaner.backoff.ms": "100"}
 	newest := ktest.RealCluster(t, ktest.Options{Properties: cleaner})
@@ -469,6 +470,7 @@ func (p pair) cleaned(t *testing.T, topic string) func(*testing.T, pair, string)
 // TestReal_SettingsOfAReplicator proves names, starting positions, compression
 // and what appears later.
 func TestReal_SettingsOfAReplicator(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	p := pair{src: ktest.RealCluster(t, ktest.Options{}), tgt: ktest.RealCluster(t, ktest.Options{})}
 	prefixed := func(alias string) func(*replicate.Options) {
 		return func(o *replicate.Options) { o.Naming = dr.Naming{Mode: dr.NamesPrefixed, Source: alias} }

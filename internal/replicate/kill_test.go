@@ -3,6 +3,7 @@ package replicate_test
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -53,6 +54,14 @@ func (a addresses) ClientOptions() []kgo.Opt   { return []kgo.Opt{kgo.SeedBroker
 func TestMain(m *testing.M) {
 	spec := os.Getenv(childEnv)
 	if spec == "" {
+		// The tests on real Kafka mostly wait: for sessions to end, for brokers
+		// to start. So more of them run at once than there are processors.
+		flag.Parse()
+		if p := flag.Lookup("test.parallel"); p != nil && p.Value.String() == p.DefValue {
+			if err := flag.Set("test.parallel", "4"); err != nil {
+				panic(err)
+			}
+		}
 		os.Exit(m.Run()) //nolint:forbidigo // the test binary is a command of its own
 	}
 	var c child
@@ -173,6 +182,7 @@ func awaitCreated(t *testing.T, target ktest.Broker, name string) {
 // TestReal_KillsLoseAndDoubleNothing kills the workers of both directions at
 // random moments under load and then compares the two clusters.
 func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	a := ktest.RealCluster(t, ktest.Options{})
 	b := ktest.RealCluster(t, ktest.Options{})
 	compact := "compact"

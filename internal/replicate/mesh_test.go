@@ -34,6 +34,7 @@ type topologyCase struct {
 // under load on all sides: every record arrives once everywhere, in the order
 // of its writer, and when the writers stop, nothing moves any more.
 func TestReal_EveryRecordOnceAndNothingCirculates(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	clusters := startClusters(t, 3)
 	cases := []topologyCase{
 		{name: "pair", edges: []edge{{0, 1}, {1, 0}}, writers: []int{0, 1}, full: []int{0, 1}},
@@ -222,6 +223,7 @@ func sameEverywhere(t *testing.T, topic string, sides []map[int32][]*kgo.Record)
 // TestReal_WalkThroughOfCustomer is the scenario that people try first: two
 // records on one side, two on the other, four on both and no duplicates.
 func TestReal_WalkThroughOfCustomer(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	clusters := startClusters(t, 2)
 	primary, secondary := clusters[0], clusters[1]
 	forth := startWorker(t, "primary-to-secondary", "w", primary, secondary, nil)

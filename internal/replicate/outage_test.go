@@ -87,6 +87,7 @@ func (v *watcher) log(t *testing.T) {
 // TestReal_ClustersComeAndGo stops the only broker of each cluster, shortly
 // and for long, before the start and under load.
 func TestReal_ClustersComeAndGo(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	src, tgt := ktest.RealCluster(t, ktest.Options{HeapMB: 256}), ktest.RealCluster(t, ktest.Options{HeapMB: 256})
 	r := newRig(t, src, tgt, "outage")
 	sides := []struct {
@@ -177,6 +178,7 @@ func lose(t *testing.T, w *worker, f *flow, name string, c *ktest.Cluster) {
 // TestReal_LeadersAreKilled kills (-9) leaders of clusters of three brokers
 // under load: nothing is lost, doubled or reordered.
 func TestReal_LeadersAreKilled(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	o := ktest.Options{Brokers: 3, HeapMB: 200}
 	src, tgt := ktest.RealCluster(t, o), ktest.RealCluster(t, o)
 	r := newRig(t, src, tgt, "leaders")

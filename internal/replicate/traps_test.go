@@ -144,6 +144,7 @@ func deleteRecords(t *testing.T, b ktest.Broker, topic string, below int64) {
 // TestReal_TrapsOfTopics proves what happens when topics and records vanish or
 // are refused.
 func TestReal_TrapsOfTopics(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	p := pair{
 		src: ktest.RealCluster(t, ktest.Options{Properties: map[string]string{"message.max.bytes": "3000000"}}),
 		tgt: ktest.RealCluster(t, ktest.Options{}),
@@ -403,6 +404,7 @@ func (p pair) each(t *testing.T, topic string, recs []*kgo.Record) {
 // TestReal_TrapsOfLogs proves what happens when logs are damaged or lose their
 // ends, and that restarts alone look like neither.
 func TestReal_TrapsOfLogs(all *testing.T) { // workers outlive the subtests
+	all.Parallel() // most of it is waiting
 	t := all
 	p := pair{src: ktest.RealCluster(t, ktest.Options{}), tgt: ktest.RealCluster(t, ktest.Options{})}
 	topics := []string{"flip-big", "flip-small", "cut", "refilled", "tgt-cut", "tgt-refilled", "fine"}
