@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -219,6 +221,7 @@ func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 	for _, topic := range []string{"plain", "txn", "keyed"} {
 		settle(t, a, b, topic, 60*time.Second)
 		sameSets(t, topic, read(t, a, topic, kgo.ReadCommitted()), read(t, b, topic, kgo.ReadCommitted()))
+		sameSets(t, topic, withoutAborted(t, a, topic, "a"), withoutAborted(t, b, topic, "b"))
 	}
 	for _, c := range []*exec.Cmd{ab, ba} {
 		c.Process.Signal(syscall.SIGTERM) //nolint:errcheck // checked by Wait
@@ -251,6 +254,24 @@ func settle(t *testing.T, a, b ktest.Broker, topic string, d time.Duration) {
 		}
 		time.Sleep(500 * time.Millisecond)
 	}
+}
+
+// withoutAborted is what a read_uncommitted reader sees, less the aborted
+// records of the cluster's own writers: those of the other one must not be
+// there at all.
+func withoutAborted(t *testing.T, b ktest.Broker, topic, side string) map[int32][]*kgo.Record {
+	t.Helper()
+	all := read(t, b, topic, kgo.ReadUncommitted())
+	for p, list := range all {
+		all[p] = slices.DeleteFunc(list, func(r *kgo.Record) bool {
+			aborted := string(r.Value) == "aborted"
+			if aborted && !strings.HasPrefix(string(r.Key), side) {
+				t.Errorf("%s partition %d of %s: the aborted record %s at offset %d was copied", topic, p, side, r.Key, r.Offset)
+			}
+			return aborted
+		})
+	}
+	return all
 }
 
 // sameSets checks that both sides hold the same records, each once, and that
