@@ -218,7 +218,7 @@ api: {listen: "127.0.0.1:0"}
 	}
 	late, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(addr.Port), kfake.ClusterID("late"))
 	if err != nil {
-		t.Skipf("somebody took the port meanwhile: %v", err)
+		t.Fatalf("take the port again: %v", err)
 	}
 	eventually(t, isState(a, "east-west", dr.ReplicatorRunning))
 	if code := get(t, url+"/readyz"); code != http.StatusOK {

@@ -227,7 +227,7 @@ func TestBrokersDieWithTheirParent(t *testing.T) {
 		<-t.Context().Done()
 		return
 	}
-	if _, err := javaPath(); err != nil {
+	if _, err := javaPath(); err != nil && os.Getenv(RequireEnv) != "1" {
 		t.Skip(err)
 	}
 	ready := t.TempDir() + "/ready"
@@ -246,7 +246,10 @@ func TestBrokersDieWithTheirParent(t *testing.T) {
 	})
 	killErr := cmd.Process.Kill()
 	_ = cmd.Wait() // says only that it was killed
-	if err != nil || killErr != nil {
+	if (err != nil || killErr != nil) && os.Getenv(RequireEnv) == "1" {
+		t.Fatalf("the other process did not come up: %v, %v", err, killErr)
+	}
+	if err != nil || killErr != nil { // it may lack the jars, as this machine may
 		t.Skipf("the other process did not come up: %v, %v", err, killErr)
 	}
 	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
