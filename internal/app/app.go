@@ -82,7 +82,7 @@ func New(o Options) (*App, error) {
 			if a.tables[cluster] == nil {
 				// The registrations on a cluster are read by every replicator
 				// that reads or writes it: they share one table.
-				a.tables[cluster] = newTables(cluster, a.dial(o.Build, "", cluster), a.log)
+				a.tables[cluster] = newTables(cluster, a.clientOptions(o.Build, "", cluster), a.log)
 			}
 		}
 		a.replicators = append(a.replicators, newReplicator(a, o.Build, name))

@@ -16,19 +16,16 @@ import (
 	"github.com/anabranch/anabranch/internal/obs"
 )
 
-// dialer makes clients of one cluster.
-type dialer func(...kgo.Opt) (*kgo.Client, error)
-
-// dial returns how a replicator makes clients of a cluster. An empty replicator
+// clientOptions returns how a replicator reaches a cluster. An empty replicator
 // stands for the shared table.
-func (a *App) dial(build obs.Build, replicator, cluster string) dialer {
+func (a *App) clientOptions(build obs.Build, replicator, cluster string) kclient.Options {
 	o, ok := a.cfg.ClientOptions(cluster)
 	if !ok {
 		panic(fmt.Sprintf("bug: a file that was loaded lacks cluster %q", cluster))
 	}
 	o.Logger, o.SoftwareVersion = a.log, build.Version
 	o.Hooks = append(o.Hooks, authHook{a.auth, authKey{replicator, cluster}})
-	return func(opts ...kgo.Opt) (*kgo.Client, error) { return kclient.New(o, opts...) }
+	return o
 }
 
 // authErrors counts refused credentials.

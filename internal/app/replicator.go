@@ -47,8 +47,8 @@ func newReplicator(a *App, build obs.Build, name string) *replicator {
 		log: a.log.With(slog.String("replicator", name)),
 	}
 	o, err := engineOptions(a.cfg, name)
-	o.Source = replicate.Endpoint{Name: settings.Source, Dial: a.dial(build, name, settings.Source)}
-	o.Target = replicate.Endpoint{Name: settings.Target, Dial: a.dial(build, name, settings.Target)}
+	o.Source = replicate.Endpoint{Name: settings.Source, Cluster: a.clientOptions(build, name, settings.Source)}
+	o.Target = replicate.Endpoint{Name: settings.Target, Cluster: a.clientOptions(build, name, settings.Target)}
 	o.Logger = a.log
 	o.Lead, o.Topics = r.keepTopics, r.topicReports
 	r.options = o

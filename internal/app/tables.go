@@ -6,6 +6,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/anabranch/anabranch/internal/kstate"
 )
 
@@ -20,7 +23,7 @@ const (
 // replaced by a new one, which reads the topic from its beginning.
 type tables struct {
 	cluster string
-	dial    dialer
+	reach   kclient.Options
 	log     *slog.Logger
 	follow  func(*kstate.Table, context.Context) error // Table.Run; tests end it early
 
@@ -36,14 +39,15 @@ type generation struct {
 	ended chan struct{} // closed when another table took its place
 }
 
-func newTables(cluster string, dial dialer, log *slog.Logger) *tables {
-	t := &tables{cluster: cluster, dial: dial, log: log.With(slog.String("cluster", cluster)), follow: (*kstate.Table).Run}
+func newTables(cluster string, reach kclient.Options, log *slog.Logger) *tables {
+	t := &tables{cluster: cluster, reach: reach, log: log.With(slog.String("cluster", cluster)), follow: (*kstate.Table).Run}
 	t.mu.current = t.make()
 	return t
 }
 
 func (t *tables) make() generation {
-	return generation{kstate.NewTable(kstate.TableOptions{Dial: t.dial, Logger: t.log}), make(chan struct{})}
+	dial := func(opts ...kgo.Opt) (*kgo.Client, error) { return kclient.New(t.reach, opts...) }
+	return generation{kstate.NewTable(kstate.TableOptions{Dial: dial, Logger: t.log}), make(chan struct{})}
 }
 
 func (t *tables) current() generation {

@@ -17,6 +17,11 @@ import (
 // last and override those of this package, except the dialer. The caller closes
 // the client.
 func New(o Options, extra ...kgo.Opt) (*kgo.Client, error) {
+	return newClient(o, nil, extra...)
+}
+
+// newClient is New with connections that pass through wrap, if it is not nil.
+func newClient(o Options, wrap func(net.Conn) net.Conn, extra ...kgo.Opt) (*kgo.Client, error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("check options of cluster %q: %w", o.Name, err)
 	}
@@ -25,6 +30,7 @@ func New(o Options, extra ...kgo.Opt) (*kgo.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up tls of cluster %q: %w", o.Name, err)
 	}
+	d.wrap = wrap
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(o.BootstrapServers...),
 		kgo.ClientID(o.ClientID),
@@ -71,6 +77,7 @@ type dialer struct {
 	timeout time.Duration
 	tcp     func(ctx context.Context, network, addr string) (net.Conn, error)
 	tls     *tlsSource // nil means plaintext
+	wrap    func(net.Conn) net.Conn
 }
 
 func newDialer(o Options) (*dialer, error) {
@@ -88,6 +95,14 @@ func newDialer(o Options) (*dialer, error) {
 
 // dial opens a connection. Errors are of type *DialError.
 func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := d.open(ctx, network, addr)
+	if err != nil || d.wrap == nil {
+		return conn, err
+	}
+	return d.wrap(conn), nil
+}
+
+func (d *dialer) open(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
 	conn, err := d.tcp(ctx, network, addr)

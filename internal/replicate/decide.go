@@ -238,7 +238,7 @@ func (s *slot) checkOverlap(ctx context.Context, p *pipeline) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	there, epoch, err := s.e.recordAt(ctx, s.e.fetchCl, s.e.source, fenceTarget{id: p.id, topic: p.topic, topicID: m.id}, src-1)
+	there, epoch, err := s.e.recordAt(ctx, s.e.sourceTail, s.e.source, fenceTarget{id: p.id, topic: p.topic, topicID: m.id}, src-1)
 	if err != nil || there == nil {
 		return // out of reach, deleted or compacted: nothing to compare with
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/anabranch/anabranch/internal/kstate"
 )
 
@@ -26,8 +27,9 @@ type Engine struct {
 	slots              int32
 	nextGen            atomic.Uint64
 
-	sourceControl, control                            *kgo.Client // control requests; control is the target's
-	stateClient, tailClient, controlProducer, fetchCl *kgo.Client
+	sourceControl, control                   *kgo.Client // control requests; control is the target's
+	stateClient, controlProducer             *kgo.Client
+	tailClient, sourceTail                   *kgo.Client // read logs where something is in doubt
 	source, target                                    *topology
 	targetState                                       *kstate.Table
 	claims                                            *claims
@@ -111,8 +113,6 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer cancel()
 	e.jobsCtx = base
 	defer e.jobs.Wait()
-	e.fetch = newFetcher(e.fetchClient(), e.source, e.o.MemoryBudget, e.log)
-	e.fetch.onRead = e.stats.read
 	g, gctx := errgroup.WithContext(base)
 	sourceChanged := e.source.watch()
 	g.Go(func() error { return e.source.run(gctx) })
@@ -157,21 +157,19 @@ func (e *Engine) dial() (func(), error) {
 	e.sourceControl = dial(e.o.Source)
 	e.control = dial(e.o.Target, kgo.MaxVersions(pinned()))
 	e.stateClient = dial(e.o.Target)
-	e.tailClient = dial(e.o.Target, kgo.BrokerMaxReadBytes(256<<20))
+	e.tailClient = dial(e.o.Target, kgo.BrokerMaxReadBytes(kclient.MaxFrame))
+	e.sourceTail = dial(e.o.Source, kgo.BrokerMaxReadBytes(kclient.MaxFrame))
 	e.controlProducer = dial(e.o.Target, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0),
 		kgo.AllowIdempotentProduceCancellation()) // a control record that is written twice says the same
-	e.fetchCl = dial(e.o.Source, kgo.BrokerMaxReadBytes(256<<20))
-	var out []*kgo.Client
-	for range connsPerBroker {
-		out = append(out, dial(e.o.Target))
-	}
 	if err := errors.Join(errs...); err != nil {
 		closeAll()
 		return nil, err
 	}
 	e.source = newTopology(e.o.Source.Name, e.sourceControl, e.o.DiscoveryInterval, e.log)
 	e.target = newTopology(e.o.Target.Name, e.control, e.o.DiscoveryInterval, e.log)
-	e.senders = newSenders(out, e.leaseHolds, e.stats.throttled)
+	e.senders = newSenders(e.connector(e.o.Target, e.target), e.leaseHolds, e.stats.throttled)
+	e.fetch = newFetcher(e.connector(e.o.Source, e.source), e.source, e.o.MemoryBudget, e.log)
+	e.fetch.onRead = e.stats.read
 	e.limits = newLimits(e.control)
 	e.sourceMissing, e.targetMissing = newAbsence(e.sourceControl), newAbsence(e.control)
 	e.mu.Lock()
@@ -180,7 +178,17 @@ func (e *Engine) dial() (func(), error) {
 	return closeAll, nil
 }
 
-func (e *Engine) fetchClient() *kgo.Client { return e.fetchCl }
+// connector returns how the data path reaches the brokers of a cluster.
+func (e *Engine) connector(ep Endpoint, topo *topology) func(context.Context, int32) (*kclient.Conn, error) {
+	return func(ctx context.Context, node int32) (*kclient.Conn, error) {
+		addr, err := topo.address(node)
+		if err != nil {
+			topo.refresh()
+			return nil, err
+		}
+		return ep.connect(ctx, addr)
+	}
+}
 
 // reached reports whether Run has come so far that the engine can answer for
 // its clusters.

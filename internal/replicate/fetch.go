@@ -9,10 +9,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/kclient"
 )
 
 // Sizes of the fetch side, in bytes.
@@ -30,6 +29,7 @@ type fetched struct {
 	gen       uint64
 	offset    int64 // that was asked for
 	bytes     []byte
+	mem       *memory // that bytes are a part of; whoever takes the bytes holds it
 	aborted   []kmsg.FetchResponseTopicPartitionAbortedTransaction
 	highWater int64
 	logStart  int64
@@ -53,17 +53,19 @@ type fetchPart struct {
 	asked    bool // in a request that is under way
 	notUntil time.Time
 	sink     func(fetched)
+	then     func() // called when all of an answer was given to sinks
 }
 
 // fetcher reads the source: one loop per broker with one request under way,
 // shared by all slots. It keeps the bytes that are fetched and not released
 // below the budget.
 type fetcher struct {
-	cl     *kgo.Client
-	topo   *topology
-	budget int64
-	log    *slog.Logger
-	onRead func(bytes int, throttle time.Duration)
+	connect func(ctx context.Context, node int32) (*kclient.Conn, error)
+	topo    *topology
+	budget  int64
+	log     *slog.Logger
+	onRead  func(bytes int, throttle time.Duration)
+	pool    memoryPool
 
 	mu struct {
 		sync.Mutex
@@ -73,20 +75,21 @@ type fetcher struct {
 	}
 }
 
-func newFetcher(cl *kgo.Client, topo *topology, budget int64, log *slog.Logger) *fetcher {
-	f := &fetcher{cl: cl, topo: topo, budget: budget, log: log, onRead: func(int, time.Duration) {}}
+func newFetcher(connect func(context.Context, int32) (*kclient.Conn, error), topo *topology, budget int64, log *slog.Logger) *fetcher {
+	f := &fetcher{connect: connect, topo: topo, budget: budget, log: log, onRead: func(int, time.Duration) {}}
 	f.mu.parts = map[tp]*fetchPart{}
 	f.mu.loops = map[int32]chan struct{}{}
 	return f
 }
 
 // start begins to fetch a partition at an offset; what comes is given to sink
-// with gen, in order. epoch is the leader epoch of the record before offset,
-// -1 if unknown.
-func (f *fetcher) start(id tp, topic string, gen uint64, offset int64, epoch int32, sink func(fetched)) {
+// with gen, in order, and then is called when the sinks of an answer have all
+// they get. epoch is the leader epoch of the record before offset, -1 if
+// unknown.
+func (f *fetcher) start(id tp, topic string, gen uint64, offset int64, epoch int32, sink func(fetched), then func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p := &fetchPart{id: id, topic: topic, gen: gen, next: offset, epoch: epoch, sink: sink}
+	p := &fetchPart{id: id, topic: topic, gen: gen, next: offset, epoch: epoch, sink: sink, then: then}
 	if old := f.mu.parts[id]; old != nil && old.gen == gen {
 		p.buffered = old.buffered
 	} else if old != nil {
@@ -161,6 +164,8 @@ func (f *fetcher) run(ctx context.Context, changed <-chan struct{}) error {
 
 // loop fetches from one broker.
 func (f *fetcher) loop(ctx context.Context, node int32, wake <-chan struct{}) {
+	c := fetchConn{f: f, node: node}
+	defer c.close()
 	var failures int
 	for rotate := 0; ctx.Err() == nil; rotate++ {
 		req, asked, again := f.request(node, rotate)
@@ -174,7 +179,7 @@ func (f *fetcher) loop(ctx context.Context, node int32, wake <-chan struct{}) {
 			timer.Stop()
 			continue
 		}
-		resp, err := f.cl.Broker(int(node)).Request(ctx, req)
+		resp, mem, err := c.fetch(ctx, req)
 		if err != nil {
 			f.unask(asked)
 			if ctx.Err() != nil {
@@ -189,7 +194,13 @@ func (f *fetcher) loop(ctx context.Context, node int32, wake <-chan struct{}) {
 			continue
 		}
 		failures = 0
-		f.deliver(resp.(*kmsg.FetchResponse), asked)
+		for _, then := range f.deliver(resp, asked, mem) {
+			then()
+		}
+		mem.drop()
+		if resp.ThrottleMillis > 0 { // KIP-219: the broker answers no sooner
+			sleep(ctx, time.Duration(resp.ThrottleMillis)*time.Millisecond) //nolint:errcheck // the loop asks the context
+		}
 	}
 }
 
@@ -257,8 +268,9 @@ func (f *fetcher) unask(asked map[tp]*fetchPart) {
 	}
 }
 
-// deliver hands the answer to the pipelines, in the order of the answer.
-func (f *fetcher) deliver(resp *kmsg.FetchResponse, asked map[tp]*fetchPart) {
+// deliver hands the answer to the pipelines, in the order of the answer, and
+// returns what is to be called after it.
+func (f *fetcher) deliver(resp *kmsg.FetchResponse, asked map[tp]*fetchPart, mem *memory) (then []func()) {
 	byName := map[string][16]byte{}
 	for id, p := range asked {
 		byName[p.topic] = id.topicID
@@ -273,7 +285,7 @@ func (f *fetcher) deliver(resp *kmsg.FetchResponse, asked map[tp]*fetchPart) {
 		for _, p := range asked {
 			p.notUntil = time.Now().Add(250 * time.Millisecond)
 		}
-		return
+		return nil
 	}
 	total := 0
 	for i := range resp.Topics {
@@ -289,15 +301,18 @@ func (f *fetcher) deliver(resp *kmsg.FetchResponse, asked map[tp]*fetchPart) {
 				continue
 			}
 			total += len(rp.RecordBatches)
-			f.deliverPart(p, rp)
+			if f.deliverPart(p, rp, mem) {
+				then = append(then, p.then)
+			}
 		}
 	}
 	f.onRead(total, time.Duration(resp.ThrottleMillis)*time.Millisecond)
+	return then
 }
 
 // deliverPart takes one partition of an answer; called under the lock, sinks
-// only append to a mailbox.
-func (f *fetcher) deliverPart(p *fetchPart, rp *kmsg.FetchResponseTopicPartition) {
+// only append to a mailbox. It reports whether there was anything to give.
+func (f *fetcher) deliverPart(p *fetchPart, rp *kmsg.FetchResponseTopicPartition, mem *memory) bool {
 	out := fetched{id: p.id, gen: p.gen, offset: p.next, highWater: rp.HighWatermark, logStart: rp.LogStartOffset, aborted: rp.AbortedTransactions}
 	err := kerr.ErrorForCode(rp.ErrorCode)
 	switch {
@@ -306,7 +321,9 @@ func (f *fetcher) deliverPart(p *fetchPart, rp *kmsg.FetchResponseTopicPartition
 		out.err = fmt.Errorf("%w: leader epoch %d ends at offset %d", errDiverged, rp.DivergingEpoch.Epoch, rp.DivergingEpoch.EndOffset)
 	case err == nil:
 		next, epoch, n := scan(rp.RecordBatches, p.next, p.epoch)
-		out.bytes = rp.RecordBatches[:n]
+		if n > 0 {
+			out.bytes, out.mem = rp.RecordBatches[:n], mem.hold()
+		}
 		p.next, p.epoch = next, epoch
 		p.buffered += int64(n)
 		f.mu.buffered += int64(n)
@@ -319,35 +336,8 @@ func (f *fetcher) deliverPart(p *fetchPart, rp *kmsg.FetchResponseTopicPartition
 		// pass, or show as lag.
 		p.notUntil = time.Now().Add(100 * time.Millisecond)
 		f.topo.refresh()
-		return
+		return false
 	}
 	p.sink(out)
-}
-
-// scan walks the whole entries of a fetch answer and returns the offset and
-// the leader epoch to go on with and how many bytes are whole entries. An entry
-// that can't be walked is left to the pipeline, which reports it.
-func scan(b []byte, next int64, epoch int32) (int64, int32, int) {
-	rest := b
-	for len(rest) > 0 {
-		entry, r, magic, err := kbatch.Next(rest)
-		if errors.Is(err, kbatch.ErrPartial) {
-			return next, epoch, len(b) - len(rest)
-		}
-		if err != nil {
-			return next, epoch, len(b)
-		}
-		_, last, err := kbatch.OffsetRange(entry)
-		if err != nil {
-			return next, epoch, len(b)
-		}
-		next = max(next, last+1)
-		if magic == 2 {
-			if h, err := kbatch.ParseHeader(entry); err == nil {
-				epoch = h.LeaderEpoch
-			}
-		}
-		rest = r
-	}
-	return next, epoch, len(b)
+	return true
 }

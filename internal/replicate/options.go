@@ -12,16 +12,24 @@ import (
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/anabranch/anabranch/internal/kstate"
 )
 
-// Endpoint is one cluster of a replicator.
+// Endpoint is one cluster of a replicator: its addresses and credentials. The
+// engine opens several connections: reading, writing and control must not wait
+// for each other on one.
 type Endpoint struct {
-	Name string
-	// Dial makes a client with the cluster's addresses and credentials. The
-	// engine makes several: reading, writing and control must not wait for
-	// each other on one connection.
-	Dial func(...kgo.Opt) (*kgo.Client, error)
+	Name    string
+	Cluster kclient.Options
+}
+
+// Dial makes a client of the cluster.
+func (ep Endpoint) Dial(opts ...kgo.Opt) (*kgo.Client, error) { return kclient.New(ep.Cluster, opts...) }
+
+// connect opens a connection to one of its brokers, for the data path.
+func (ep Endpoint) connect(ctx context.Context, addr string) (*kclient.Conn, error) {
+	return kclient.Connect(ctx, ep.Cluster, addr)
 }
 
 // Start is where the copying of topics begins that exist when the replicator is
@@ -96,8 +104,13 @@ func (o Options) validate() error {
 	if o.Name == "" || o.WorkerID == "" {
 		errs = append(errs, errors.New("a replicator needs a name and a worker id"))
 	}
-	if o.Source.Dial == nil || o.Target.Dial == nil || o.SourceState == nil || o.TargetState == nil {
-		errs = append(errs, fmt.Errorf("replicator %s: both clusters and their state tables are required", o.Name))
+	if o.SourceState == nil || o.TargetState == nil {
+		errs = append(errs, fmt.Errorf("replicator %s: the state tables of both clusters are required", o.Name))
+	}
+	for _, ep := range []Endpoint{o.Source, o.Target} {
+		if err := ep.Cluster.Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("replicator %s: cluster %s: %w", o.Name, ep.Name, err))
+		}
 	}
 	if o.MemoryBudget < 0 || o.MemoryBudget > 0 && o.MemoryBudget < 4<<20 {
 		errs = append(errs, fmt.Errorf("replicator %s: memory budget %d is below 4 MiB", o.Name, o.MemoryBudget))

@@ -32,7 +32,7 @@ const (
 // does for fresh records; for old ones the log must be read.
 func (p *pipeline) judge(it *item, a produceAnswer, sendErr error) outcome {
 	if errors.Is(sendErr, errNotSent) {
-		p.waiting = errNotSent.Error()
+		p.waiting = sendErr.Error()
 		return outcomeRefused
 	}
 	if sendErr != nil {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/anabranch/anabranch/internal/kstate"
 	"github.com/anabranch/anabranch/internal/ktest"
 	"github.com/anabranch/anabranch/internal/mirror"
@@ -25,11 +26,22 @@ import (
 
 // endpoint makes an Endpoint of a test cluster.
 func endpoint(name string, b ktest.Broker) replicate.Endpoint {
-	dial := func(opts ...kgo.Opt) (*kgo.Client, error) {
-		opts = append(b.ClientOptions(), opts...)
-		return kgo.NewClient(opts...)
+	o := kclient.Options{Name: name, BootstrapServers: b.BootstrapServers()}
+	c, _ := b.(*ktest.Cluster)
+	restricted, ok := b.(asClient)
+	if ok {
+		c = restricted.Cluster
 	}
-	return replicate.Endpoint{Name: name, Dial: dial}
+	if c == nil || c.Auth() == nil {
+		return replicate.Endpoint{Name: name, Cluster: o}
+	}
+	a := c.Auth()
+	o.TLS = &kclient.TLS{CAFile: a.CAFile}
+	o.SASL = &kclient.SASL{Mechanism: kclient.MechanismPlain, Username: a.AdminUser, Password: dr.NewSecret(a.AdminPassword)}
+	if ok {
+		o.SASL.Username, o.SASL.Password = a.ClientUser, dr.NewSecret(a.ClientPassword)
+	}
+	return replicate.Endpoint{Name: name, Cluster: o}
 }
 
 // ledger keeps mirror's memory in the engine's state topic.

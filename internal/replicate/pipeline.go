@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -86,7 +87,8 @@ type item struct {
 	newest   int64       // maximum timestamp, ms
 	held     int64       // source bytes
 	stamped  bool
-	owned    bool // bytes were assembled here, not fetched
+	owned    bool    // bytes were assembled here, not fetched
+	mem      *memory // of the answer that bytes were fetched with
 
 	answer  produceAnswer // what the broker said, once told
 	sendErr error
@@ -97,6 +99,7 @@ type item struct {
 // pchunk is what one fetch brought.
 type pchunk struct {
 	rest    []byte
+	mem     *memory
 	aborted []kmsg.FetchResponseTopicPartitionAbortedTransaction
 	active  map[int64]struct{} // producers whose open transaction will abort
 }
@@ -122,6 +125,7 @@ type pipeline struct {
 	last int32 // leader epoch of the last classified batch
 
 	queue  []*pchunk
+	used   []*memory // of chunks that step came to the end of
 	ready  []*item
 	flying []*item
 
@@ -168,6 +172,7 @@ type pipeline struct {
 	retryAt     time.Time
 	backoff     time.Duration
 	barred      bool // the target will not take the first of them
+	assembles   bool // what was classified last was put together anew
 	stalled     bool // flying items failed without being written: resend in order when all are answered
 }
 
@@ -223,7 +228,7 @@ func (p *pipeline) feed(f fetched) {
 	if len(f.bytes) == 0 {
 		return
 	}
-	c := &pchunk{rest: f.bytes, aborted: slices.Clone(f.aborted), active: map[int64]struct{}{}}
+	c := &pchunk{rest: f.bytes, mem: f.mem, aborted: slices.Clone(f.aborted), active: map[int64]struct{}{}}
 	slices.SortFunc(c.aborted, func(a, b kmsg.FetchResponseTopicPartitionAbortedTransaction) int {
 		return int(a.FirstOffset - b.FirstOffset)
 	})
@@ -261,11 +266,14 @@ func (p *pipeline) step() (skipped int64, more bool) {
 	var size int
 	var held, upTo int64
 	var upEpoch int32
+	var mem *memory
+	defer p.dropUsed()
 	pass := false // the only input may pass unopened
 	from := p.next
 	for len(p.queue) > 0 && size < mergeTarget && len(inputs) < maxMergeRead {
 		c := p.queue[0]
 		if len(c.rest) == 0 {
+			p.used = append(p.used, c.mem)
 			p.queue = p.queue[1:]
 			continue
 		}
@@ -294,7 +302,7 @@ func (p *pipeline) step() (skipped int64, more bool) {
 			continue
 		}
 		inputs = append(inputs, kbatch.Input{Entry: entry, From: p.next})
-		prod, pass = e.prod, e.class == classPass && len(inputs) == 1
+		prod, pass, mem = e.prod, e.class == classPass && len(inputs) == 1, c.mem
 		size += len(entry)
 		held += int64(len(entry))
 		upTo, upEpoch = e.last+1, e.epoch
@@ -306,7 +314,12 @@ func (p *pipeline) step() (skipped int64, more bool) {
 		return skipped, skipped > 0 && p.halt == nil && p.blocked < 0 && len(p.queue) > 0
 	}
 	had := len(p.ready)
-	if reached, ok := p.make(inputs, prod, pass, from, held); !ok {
+	p.assembles = !pass
+	if pass {
+		if !p.pass(inputs[0].Entry, prod, mem, from, held) {
+			upTo = from
+		}
+	} else if reached, ok := p.assemble(inputs, prod, from, held); !ok {
 		upTo = reached
 	}
 	if len(p.ready) == had { // nothing of it was left to copy
@@ -314,6 +327,16 @@ func (p *pipeline) step() (skipped int64, more bool) {
 	}
 	p.advance(upTo, upEpoch)
 	return skipped, true
+}
+
+// dropUsed gives back the memory of what was classified to its end. What was
+// assembled of it is a copy by now, what passes unopened holds it itself.
+func (p *pipeline) dropUsed() {
+	for i, m := range p.used {
+		m.drop()
+		p.used[i] = nil
+	}
+	p.used = p.used[:0]
 }
 
 func (p *pipeline) advance(next int64, epoch int32) {
@@ -326,19 +349,23 @@ func (p *pipeline) advance(next int64, epoch int32) {
 	}
 }
 
-// make turns inputs into items. What was assembled before a bad record is
-// kept; then it reports false and the source offset that was reached.
-func (p *pipeline) make(inputs []kbatch.Input, prod *producer, pass bool, from, held int64) (reached int64, ok bool) {
-	if len(inputs) == 1 && pass {
-		b := inputs[0].Entry
-		h, err := kbatch.ParseHeader(b)
-		if err != nil {
-			p.stop(dr.HaltCorrupt, fmt.Sprintf("source offset %d: %v", from, err))
-			return from, false
-		}
-		p.push(&item{bytes: b, count: h.Count, pieces: []kbatch.Piece{{SourceOffset: h.BaseOffset, Count: h.Count}}, from: from, producer: prod, newest: h.MaxTimestamp, held: held})
-		return h.LastOffset() + 1, true
+// pass makes an item of a batch that stays closed.
+func (p *pipeline) pass(batch []byte, prod *producer, mem *memory, from, held int64) bool {
+	h, err := kbatch.ParseHeader(batch)
+	if err != nil {
+		p.stop(dr.HaltCorrupt, fmt.Sprintf("source offset %d: %v", from, err))
+		return false
 	}
+	p.push(&item{
+		bytes: batch, mem: mem.hold(), count: h.Count, pieces: []kbatch.Piece{{SourceOffset: h.BaseOffset, Count: h.Count}},
+		from: from, producer: prod, newest: h.MaxTimestamp, held: held,
+	})
+	return true
+}
+
+// assemble turns inputs into items. What was assembled before a bad record is
+// kept; then it reports false and the source offset that was reached.
+func (p *pipeline) assemble(inputs []kbatch.Input, prod *producer, from, held int64) (reached int64, ok bool) {
 	p.assembler.Codec, p.assembler.MaxBytes, p.assembler.TargetBytes = p.codec, p.maxBytes, min(mergeTarget, p.maxBytes)
 	outs, err := p.assembler.Assemble(inputs)
 	for i, o := range outs {
@@ -487,6 +514,11 @@ func (p *pipeline) settle() {
 	}
 	for _, it := range p.flying {
 		it.told, it.judged = false, false
+		if it.mem != nil { // it may wait for long: let the answer's other batches go
+			it.bytes = bytes.Clone(it.bytes)
+			it.mem.drop()
+			it.mem = nil
+		}
 	}
 	p.ready = append(p.flying, p.ready...)
 	p.flying, p.stalled = nil, false

@@ -3,21 +3,28 @@ package replicate
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/anabranch/anabranch/internal/kclient"
 )
 
 // errNotSent answers a shipment that never went on the wire.
 var errNotSent = errors.New("not sent: the pipeline stopped or the lease is in doubt")
 
-// Bounds of one target connection.
+// Bounds of a target connection.
 const (
-	requestBytes   = 8 << 20
-	requestsFlying = 4
-	connsPerBroker = 1 // a broker serves one request of a connection at a time; more connections make more and emptier requests
+	requestBytes      = 8 << 20
+	requestPartitions = 512 // so that no answer fills the buffers of a connection that is being written to
+	requestsFlying    = 4
+	answerWithin      = produceTimeout + 10*time.Second
+	idleWithin        = 4 * time.Minute // then the connection is closed; brokers do so after 10 (connections.max.idle.ms)
+	dialWithin        = 10 * time.Second
 )
 
 // shipment is one batch on its way through a sender. stop is shared by all
@@ -27,43 +34,77 @@ type shipment struct {
 	out  outBatch
 	stop *atomic.Bool
 	done func(produceAnswer, error)
+	then func() // called when all answers of one request were told
 }
 
-// sender writes to one broker over one connection. It puts the first batch of
-// every waiting partition into a request and keeps a few requests under way.
-// Batches of one partition leave in the order in which they came.
+// flight is one request on the wire.
+type flight struct {
+	req         *kmsg.ProduceRequest
+	correlation int32
+	now         []shipment
+}
+
+// sender writes to one broker over one connection: a broker serves one request
+// of a connection at a time, and more connections make more and emptier
+// requests. It puts the first batch of every waiting partition into a request
+// and keeps a few requests under way. Batches of one partition leave in the
+// order in which they came, and answers come in that of the requests.
+//
+// Two goroutines work for it. One connects, and writes when nothing is under
+// way; the other reads answers, has them acted upon, and writes what that
+// brought: under load a request costs no hand-over between goroutines.
 type sender struct {
-	cl         *kgo.Client
 	node       int32
+	connect    func(ctx context.Context, node int32) (*kclient.Conn, error)
 	allowed    func() bool // the lease: asked right before each request
 	onThrottle func(time.Duration)
 
 	mu struct {
 		sync.Mutex
-		queue []shipment
+		queue       []shipment
+		conn        *kclient.Conn
+		flights     []*flight
+		correlation int32
+		version     int16     // of Produce on this connection
+		writing     bool      // somebody is in flush, and will look at the queue again
+		telling     bool      // answers are being acted upon: the reader will flush
+		notUntil    time.Time // the broker asked for a pause (KIP-219)
+		closed      bool
 	}
-	wake chan struct{}
+	wake    chan struct{}
+	frame   []byte // of who is writing
+	readers sync.WaitGroup
 }
 
-func newSender(cl *kgo.Client, node int32, allowed func() bool, onThrottle func(time.Duration)) *sender {
-	return &sender{cl: cl, node: node, allowed: allowed, onThrottle: onThrottle, wake: make(chan struct{}, 1)}
+func batchesOf(list []shipment) []outBatch {
+	out := make([]outBatch, len(list))
+	for i, sh := range list {
+		out[i] = sh.out
+	}
+	return out
 }
 
 // push appends shipments; it never blocks.
 func (s *sender) push(sh ...shipment) {
 	s.mu.Lock()
 	s.mu.queue = append(s.mu.queue, sh...)
+	flushed := s.mu.writing || s.mu.telling
 	s.mu.Unlock()
+	if !flushed {
+		s.kick()
+	}
+}
+
+func (s *sender) kick() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
-// take returns at most one shipment of each partition, in order.
+// take returns at most one shipment of each partition, in order. It is called
+// under the lock.
 func (s *sender) take() (now []shipment, dropped []shipment) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	var keep []shipment
 	seen := map[tp]struct{}{}
 	size := 0
@@ -72,18 +113,17 @@ func (s *sender) take() (now []shipment, dropped []shipment) {
 			dropped = append(dropped, sh)
 			continue
 		}
+		if size >= requestBytes || len(now) == requestPartitions {
+			keep = append(keep, s.mu.queue[i:]...)
+			break
+		}
 		id := tp{sh.out.topicID, sh.out.partition}
 		_, again := seen[id]
+		seen[id] = struct{}{}
 		if again || size > 0 && size+len(sh.out.bytes) > requestBytes {
-			if size >= requestBytes {
-				keep = append(keep, s.mu.queue[i:]...)
-				break
-			}
-			seen[id] = struct{}{}
 			keep = append(keep, sh)
 			continue
 		}
-		seen[id] = struct{}{}
 		size += len(sh.out.bytes)
 		now = append(now, sh)
 	}
@@ -91,91 +131,254 @@ func (s *sender) take() (now []shipment, dropped []shipment) {
 	return now, dropped
 }
 
-// run sends until ctx ends, and then answers what it holds with errNotSent.
-// Requests that are on the wire are answered before it returns.
+// run connects and writes until ctx ends, and then answers what it holds with
+// errNotSent. Requests that are on the wire end with their connection.
 func (s *sender) run(ctx context.Context) {
-	slots := make(chan struct{}, requestsFlying)
-	var wg sync.WaitGroup
-	defer wg.Wait()
+	defer s.readers.Wait()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			s.mu.Lock()
 			left := s.mu.queue
-			s.mu.queue = nil
+			s.mu.queue, s.mu.closed = nil, true
+			if s.mu.conn != nil {
+				s.mu.conn.Close()
+			}
 			s.mu.Unlock()
-			refuse(left)
+			refuse(left, errNotSent)
 			return
 		case <-s.wake:
+		case <-pause.C:
 		}
-		for s.waiting() {
-			// A place for a request comes first, then what goes into it: what
-			// arrives meanwhile goes along, and requests are few and full.
-			select {
-			case <-ctx.Done():
-			case slots <- struct{}{}:
-			}
-			if ctx.Err() != nil {
-				break
-			}
-			now, dropped := s.take()
-			refuse(dropped)
-			if len(now) > 0 && !s.allowed() {
-				refuse(now)
-				now = nil
-			}
-			if len(now) == 0 {
-				<-slots
-				continue
-			}
-			wg.Add(1)
-			s.send(ctx, now, func() { <-slots; wg.Done() })
+		if s.unconnected() {
+			s.dial(ctx)
+		}
+		s.flush()
+		if d := s.paused(); d > 0 {
+			pause.Reset(d)
 		}
 	}
 }
 
-// waiting reports whether anything is queued.
-func (s *sender) waiting() bool {
+// unconnected reports whether a connection is needed. One whose session ends
+// soon is given up as soon as nothing is under way on it.
+func (s *sender) unconnected() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.mu.queue) > 0
+	if s.expiring() && len(s.mu.flights) == 0 {
+		s.mu.conn.Close()
+		s.mu.conn = nil
+	}
+	return s.mu.conn == nil && len(s.mu.queue) > 0
 }
 
-func refuse(list []shipment) {
+// expiring is called under the lock.
+func (s *sender) expiring() bool {
+	return s.mu.conn != nil && !s.mu.conn.Expires().IsZero() && time.Now().After(s.mu.conn.Expires())
+}
+
+func (s *sender) paused() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.notUntil.IsZero() {
+		return 0
+	}
+	return max(time.Until(s.mu.notUntil), time.Millisecond)
+}
+
+// dial opens the connection. Where that fails, what waits is given back.
+func (s *sender) dial(ctx context.Context) {
+	dialCtx, cancel := context.WithTimeout(ctx, dialWithin)
+	defer cancel()
+	conn, err := s.connect(dialCtx, s.node)
+	probe := kmsg.NewPtrProduceRequest()
+	if err == nil {
+		if err = conn.SetVersion(probe); err != nil {
+			conn.Close()
+		}
+	}
+	if err != nil {
+		s.mu.Lock()
+		left := s.mu.queue
+		s.mu.queue = nil
+		s.mu.Unlock()
+		refuse(left, fmt.Errorf("%w: %w", errNotSent, err))
+		return
+	}
+	s.mu.Lock()
+	s.mu.conn, s.mu.version = conn, probe.Version
+	err = conn.ReadWithin(idleWithin)
+	s.mu.Unlock()
+	s.readers.Go(func() { s.read(conn) })
+	if err != nil {
+		conn.Close() // the reader tells
+	}
+}
+
+// flush writes requests while there is something to write and room for it.
+func (s *sender) flush() {
+	for f, conn := s.next(); conn != nil; f, conn = s.next() {
+		if f == nil { // all of it was refused
+			continue
+		}
+		s.frame = conn.Encode(s.frame, f.req, f.correlation)
+		if err := conn.Write(s.frame, answerWithin); err != nil {
+			conn.Close() // the reader tells
+		}
+	}
+}
+
+// next makes the next request. Without a connection there is nothing to do, or
+// another writes.
+func (s *sender) next() (*flight, *kclient.Conn) {
+	s.mu.Lock()
+	s.mu.writing = false // of the request before
+	if s.mu.conn == nil || len(s.mu.queue) == 0 || len(s.mu.flights) >= requestsFlying || s.mu.closed || s.expiring() || s.pausing() {
+		s.mu.Unlock()
+		return nil, nil
+	}
+	now, dropped := s.take()
+	conn := s.mu.conn
+	s.mu.writing = true
+	var f *flight
+	if len(now) > 0 && s.allowed() {
+		f = &flight{req: newProduce(batchesOf(now)), correlation: s.mu.correlation, now: now}
+		f.req.SetVersion(s.mu.version)
+		s.mu.correlation = (s.mu.correlation + 1) & (1<<31 - 1)
+		if len(s.mu.flights) == 0 {
+			_ = conn.ReadWithin(answerWithin) // fails on a closed connection only, as the write will
+		}
+		s.mu.flights = append(s.mu.flights, f)
+	} else {
+		dropped = append(dropped, now...)
+	}
+	s.mu.Unlock()
+	refuse(dropped, errNotSent)
+	return f, conn
+}
+
+// pausing is called under the lock.
+func (s *sender) pausing() bool {
+	if s.mu.notUntil.IsZero() || time.Now().Before(s.mu.notUntil) {
+		return !s.mu.notUntil.IsZero()
+	}
+	s.mu.notUntil = time.Time{}
+	return false
+}
+
+// read takes answers from one connection until it ends.
+func (s *sender) read(conn *kclient.Conn) {
+	var buf []byte
+	buffer := func(n int) []byte {
+		if cap(buf) < n {
+			buf = make([]byte, n)
+		}
+		return buf[:n]
+	}
+	for {
+		frame, err := conn.ReadFrame(buffer)
+		if err == nil {
+			err = s.land(conn, frame)
+		}
+		if err != nil {
+			s.lost(conn, err)
+			return
+		}
+		s.flush()
+		s.mu.Lock()
+		idle := len(s.mu.queue) > 0 && len(s.mu.flights) == 0 // a pause, or a session that ends: the other goroutine's business
+		s.mu.Unlock()
+		if idle {
+			s.kick()
+		}
+	}
+}
+
+// land tells the answers of the oldest request.
+func (s *sender) land(conn *kclient.Conn, frame []byte) error {
+	s.mu.Lock()
+	if len(s.mu.flights) == 0 {
+		s.mu.Unlock()
+		return errors.New("read from a broker: an answer to no request")
+	}
+	f := s.mu.flights[0]
+	s.mu.Unlock()
+	resp := kmsg.NewPtrProduceResponse()
+	resp.SetVersion(f.req.Version)
+	if err := kclient.Decode(frame, f.correlation, resp); err != nil {
+		return err
+	}
+	throttle := time.Duration(resp.ThrottleMillis) * time.Millisecond
+	s.mu.Lock()
+	s.mu.flights, s.mu.telling = s.mu.flights[1:], true
+	within := idleWithin
+	if len(s.mu.flights) > 0 {
+		within = answerWithin
+	}
+	err := conn.ReadWithin(within)
+	if throttle > 0 {
+		s.mu.notUntil = time.Now().Add(throttle)
+	}
+	s.mu.Unlock()
+	if throttle > 0 {
+		s.onThrottle(throttle)
+	}
+	tell(f.now, answersOf(f.req, resp))
+	s.mu.Lock()
+	s.mu.telling = false
+	s.mu.Unlock()
+	return err
+}
+
+// tell gives each shipment its answer, and has all of them acted upon.
+func tell(now []shipment, answers map[tp]produceAnswer) {
+	for _, sh := range now {
+		a, ok := answers[tp{sh.out.topicID, sh.out.partition}]
+		if !ok {
+			sh.done(produceAnswer{}, errors.New("the broker's answer lacks the partition"))
+			continue
+		}
+		sh.done(a, nil)
+	}
+	for _, sh := range now {
+		sh.then()
+	}
+}
+
+// lost ends a connection: what was under way on it may have arrived.
+func (s *sender) lost(conn *kclient.Conn, err error) {
+	conn.Close()
+	s.mu.Lock()
+	var flights []*flight
+	if s.mu.conn == conn {
+		flights = s.mu.flights
+		s.mu.conn, s.mu.flights = nil, nil
+	}
+	s.mu.Unlock()
+	if errors.Is(err, os.ErrDeadlineExceeded) && len(flights) > 0 {
+		err = fmt.Errorf("no answer within %v: %w", answerWithin, err)
+	}
+	for _, f := range flights {
+		refuse(f.now, err)
+	}
+	s.kick()
+}
+
+// refuse gives shipments back.
+func refuse(list []shipment, err error) {
 	for _, sh := range list {
-		sh.done(produceAnswer{}, errNotSent)
+		sh.done(produceAnswer{}, err)
+	}
+	for _, sh := range list {
+		sh.then()
 	}
 }
 
-// send puts one request on the wire. The context of a request under way is
-// never cancelled: that would kill the connection under its neighbours.
-func (s *sender) send(ctx context.Context, now []shipment, release func()) {
-	batches := make([]outBatch, len(now))
-	for i, sh := range now {
-		batches[i] = sh.out
-	}
-	produce(context.WithoutCancel(ctx), s.cl, s.node, newProduce(batches), func(answers map[tp]produceAnswer, throttle time.Duration, err error) {
-		release()
-		if throttle > 0 {
-			s.onThrottle(throttle)
-		}
-		for _, sh := range now {
-			a, ok := answers[tp{sh.out.topicID, sh.out.partition}]
-			switch {
-			case err != nil:
-				sh.done(produceAnswer{}, err)
-			case !ok:
-				sh.done(produceAnswer{}, errors.New("the broker's answer lacks the partition"))
-			default:
-				sh.done(a, nil)
-			}
-		}
-	})
-}
-
-// senders makes one sender for each broker and connection as they are needed.
+// senders makes one sender for each broker as they are needed.
 type senders struct {
-	clients    []*kgo.Client
+	connect    func(ctx context.Context, node int32) (*kclient.Conn, error)
 	allowed    func() bool
 	onThrottle func(time.Duration)
 	ctx        context.Context //nolint:containedctx // the group's life, ended by close
@@ -184,39 +387,33 @@ type senders struct {
 
 	mu struct {
 		sync.Mutex
-		byNode map[int32][]*sender
+		byNode map[int32]*sender
 	}
 }
 
-func newSenders(clients []*kgo.Client, allowed func() bool, onThrottle func(time.Duration)) *senders {
-	s := &senders{clients: clients, allowed: allowed, onThrottle: onThrottle}
+func newSenders(connect func(context.Context, int32) (*kclient.Conn, error), allowed func() bool, onThrottle func(time.Duration)) *senders {
+	s := &senders{connect: connect, allowed: allowed, onThrottle: onThrottle}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.mu.byNode = map[int32][]*sender{}
+	s.mu.byNode = map[int32]*sender{}
 	return s
 }
 
-// to returns the sender for a partition whose leader is node.
-func (s *senders) to(node int32, id tp) *sender {
+// to returns the sender for partitions whose leader is node.
+func (s *senders) to(node int32) *sender {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := s.mu.byNode[node]
-	if list == nil {
-		for _, cl := range s.clients {
-			snd := newSender(cl, node, s.allowed, s.onThrottle)
-			list = append(list, snd)
-			s.wg.Go(func() { snd.run(s.ctx) })
-		}
-		s.mu.byNode[node] = list
+	snd := s.mu.byNode[node]
+	if snd == nil {
+		snd = &sender{node: node, connect: s.connect, allowed: s.allowed, onThrottle: s.onThrottle, wake: make(chan struct{}, 1)}
+		s.mu.byNode[node] = snd
+		s.wg.Go(func() { snd.run(s.ctx) })
 	}
-	return list[int(uint32(id.partition)+uint32(id.topicID[15]))%len(list)]
+	return snd
 }
 
 // close ends all senders. Requests that are on the wire end with their
 // connections.
 func (s *senders) close() {
 	s.cancel()
-	for _, cl := range s.clients {
-		cl.Close()
-	}
 	s.wg.Wait()
 }

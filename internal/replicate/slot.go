@@ -46,31 +46,56 @@ type event struct {
 type mailbox struct {
 	mu    sync.Mutex
 	items []event
+	calls int // of the items
 	wake  chan struct{}
 }
 
 func (m *mailbox) put(e event) {
+	m.add(e)
+	m.signal()
+}
+
+// add is put without waking the owner: who calls it calls slot.poke then.
+func (m *mailbox) add(e event) {
 	m.mu.Lock()
 	m.items = append(m.items, e)
+	if e.call != nil {
+		m.calls++
+	}
 	m.mu.Unlock()
+}
+
+func (m *mailbox) signal() {
 	select {
 	case m.wake <- struct{}{}:
 	default:
 	}
 }
 
+// has returns how many events wait, and how many of them are calls.
+func (m *mailbox) has() (events, calls int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.items), m.calls
+}
+
 func (m *mailbox) take() []event {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := m.items
-	m.items = nil
+	m.items, m.calls = nil, 0
 	return out
 }
 
 // slot owns the pipelines of the partitions that hash to it, and their state.
 // Everything in it belongs to the goroutine of run; others put events into the
-// mailbox and read status.
+// mailbox and read status. While that goroutine waits in serve, who brings
+// events may act upon them in its place, see poke.
 type slot struct {
+	turn  sync.Mutex // held by who acts for the slot while it is open
+	open  bool       // others may act for the slot; guarded by turn
+	heavy bool       // the last work was more than moving batches; guarded by turn
+
 	e   *Engine
 	n   int32
 	log *slog.Logger
@@ -168,12 +193,25 @@ func (s *slot) serve(ctx, io context.Context) error {
 	defer tick.Stop()
 	s.retake, s.draining = nil, false
 	s.onTick(io)
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	defer func() { s.open = false }()
 	for {
+		ticked := false
+		s.open = s.retake == nil
+		s.turn.Unlock()
 		select {
 		case <-ctx.Done():
-			return s.drain(io)
 		case <-s.box.wake:
 		case <-tick.C:
+			ticked = true
+		}
+		s.turn.Lock()
+		s.open = false
+		if ctx.Err() != nil {
+			return s.drain(io)
+		}
+		if ticked {
 			if s.e.paused() {
 				if err := s.drain(io); err != nil {
 					return err
@@ -184,11 +222,34 @@ func (s *slot) serve(ctx, io context.Context) error {
 		}
 		s.handle()
 		s.work(io)
+		s.writeState(io)
 		if s.retake != nil {
 			err := s.retake
 			s.settle(io)
 			return err
 		}
+	}
+}
+
+// poke has the slot act upon what was put into its mailbox: here and now if
+// its goroutine waits, which saves two hand-overs between goroutines for every
+// batch. What may take long or block is left to that goroutine: batches that
+// are put together anew, calls, writes of state, taking over.
+func (s *slot) poke() {
+	if !s.turn.TryLock() {
+		s.box.signal() // whoever acts now may have looked already
+		return
+	}
+	_, calls := s.box.has()
+	leave := !s.open || s.heavy || calls > 0
+	if !leave {
+		s.handle()
+		s.work(context.Background())
+		leave = s.retake != nil || s.stateDue()
+	}
+	s.turn.Unlock()
+	if waiting, _ := s.box.has(); leave || waiting > 0 {
+		s.box.signal()
 	}
 }
 
@@ -227,13 +288,14 @@ func (s *slot) answered(p *pipeline, e event) {
 		if it.owned {
 			kbatch.Recycle(it.bytes)
 		}
+		it.mem.drop()
 	}
 	if p.stalled || p.waiting != "" {
 		s.e.target.refresh()
 	}
 }
 
-// work lets every touched pipeline go on, and writes state that is due.
+// work lets every touched pipeline go on.
 func (s *slot) work(io context.Context) {
 	for p := range s.touched {
 		if s.pipes[p.id] != p { // of an epoch that ended: it must never send again
@@ -263,9 +325,9 @@ func (s *slot) work(io context.Context) {
 		if len(p.unsaved) > 0 || p.unsavedTo > p.durable || len(p.fullSegs) > 0 {
 			s.state.want(p)
 		}
+		s.heavy = p.assembles
 		delete(s.touched, p)
 	}
-	s.writeState(io)
 }
 
 // send hands what is ready to the connection of the partition's leader.
@@ -285,11 +347,12 @@ func (s *slot) send(p *pipeline) {
 		list = append(list, shipment{
 			out:  outBatch{topic: p.target, topicID: p.targetID, partition: p.id.partition, bytes: it.bytes},
 			stop: s.stop,
-			done: func(a produceAnswer, err error) { s.box.put(event{id: p.id, gen: gen, item: it, answer: a, err: err}) },
+			done: func(a produceAnswer, err error) { s.box.add(event{id: p.id, gen: gen, item: it, answer: a, err: err}) },
+			then: s.poke,
 		})
 	}
 	if len(list) > 0 {
-		s.e.senders.to(pm.leader, tp{p.targetID, p.id.partition}).push(list...)
+		s.e.senders.to(pm.leader).push(list...)
 	}
 }
 

@@ -2,7 +2,6 @@ package replicate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -40,9 +39,14 @@ type covered struct {
 	segs    int // full segments
 }
 
+// stateDue reports whether writeState would write.
+func (s *slot) stateDue() bool {
+	return !s.state.flying && (len(s.state.due) > 0 || s.state.owner != nil)
+}
+
 // writeState starts a state write when one is due and none is under way.
 func (s *slot) writeState(io context.Context) {
-	if s.state.flying || (len(s.state.due) == 0 && s.state.owner == nil) {
+	if !s.stateDue() {
 		return
 	}
 	var records []stateRecord
@@ -187,14 +191,11 @@ func (s *slot) putState(io context.Context, records []stateRecord, done func(err
 		finish(errLease)
 		return
 	}
-	req := newProduce([]outBatch{{topic: kstate.Topic, topicID: t.id, partition: s.n, bytes: batch}})
-	produce(io, s.e.stateClient, t.partitions[s.n].leader, req, func(answers map[tp]produceAnswer, _ time.Duration, err error) {
-		a, ok := answers[tp{t.id, s.n}]
+	b := outBatch{topic: kstate.Topic, topicID: t.id, partition: s.n, bytes: batch}
+	produce(io, s.e.stateClient, t.partitions[s.n].leader, b, func(a produceAnswer, err error) {
 		switch {
 		case err != nil:
 			finish(err)
-		case !ok:
-			finish(errors.New("the broker's answer lacks the state partition"))
 		case a.code != 0:
 			s.e.target.refresh()
 			finish(codeError(a))

@@ -382,5 +382,5 @@ func (s *slot) startFetch(p *pipeline) {
 		}
 		return
 	}
-	s.e.fetch.start(p.id, p.topic, p.gen, p.next, p.last, func(f fetched) { s.box.put(event{fetched: &f}) })
+	s.e.fetch.start(p.id, p.topic, p.gen, p.next, p.last, func(f fetched) { s.box.add(event{fetched: &f}) }, s.poke)
 }

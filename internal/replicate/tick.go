@@ -218,7 +218,7 @@ func (s *slot) checkRange(p *pipeline, f fetched) {
 			case p.last >= 0: // the offset exists, and the leader does not know the epoch of the record before it
 				p.stop(dr.HaltSourceTruncated, fmt.Sprintf("source offset %d was read in leader epoch %d, which its leader does not know: the log was truncated or restored since", f.offset-1, p.last))
 			default:
-				s.e.fetch.start(id, topic, gen, f.offset, -1, func(f fetched) { s.box.put(event{fetched: &f}) })
+				s.e.fetch.start(id, topic, gen, f.offset, -1, func(f fetched) { s.box.add(event{fetched: &f}) }, s.poke)
 			}
 			s.touched[p] = struct{}{}
 		}})

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,7 +35,7 @@ type clusterMeta struct {
 	clusterID string
 	byName    map[string]*topicMeta
 	byID      map[[16]byte]*topicMeta
-	brokers   int
+	brokers   map[int32]string // addresses by node id
 }
 
 // partition returns the metadata of one partition, false when the topic id or
@@ -145,6 +147,15 @@ func (t *topology) publish(m *clusterMeta, err error) {
 	}
 }
 
+// address returns where a broker listens.
+func (t *topology) address(node int32) (string, error) {
+	addr, ok := t.meta().brokers[node]
+	if !ok {
+		return "", fmt.Errorf("cluster %s has no broker %d now", t.cluster, node)
+	}
+	return addr, nil
+}
+
 // fetchMetadata asks for all topics. Topics that the principal may not
 // describe are not in the answer.
 func fetchMetadata(ctx context.Context, cl *kgo.Client) (*clusterMeta, error) {
@@ -156,9 +167,12 @@ func fetchMetadata(ctx context.Context, cl *kgo.Client) (*clusterMeta, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read metadata: %w", err)
 	}
-	m := &clusterMeta{byName: make(map[string]*topicMeta, len(resp.Topics)), byID: make(map[[16]byte]*topicMeta, len(resp.Topics)), brokers: len(resp.Brokers)}
+	m := &clusterMeta{byName: make(map[string]*topicMeta, len(resp.Topics)), byID: make(map[[16]byte]*topicMeta, len(resp.Topics)), brokers: make(map[int32]string, len(resp.Brokers))}
 	if resp.ClusterID != nil {
 		m.clusterID = *resp.ClusterID
+	}
+	for _, b := range resp.Brokers {
+		m.brokers[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
 	}
 	for i := range resp.Topics {
 		rt := &resp.Topics[i]

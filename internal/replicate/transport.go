@@ -2,8 +2,8 @@ package replicate
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -20,14 +20,12 @@ import (
 // *kmsg.ProduceRequest.
 type orderedProduce struct {
 	*kmsg.ProduceRequest
-	size  int // bytes of all batches, to grow the buffer once
 	once  sync.Once
 	wrote chan struct{}
 }
 
 // AppendTo may be called again on a reconnect, so it changes nothing but wrote.
 func (r *orderedProduce) AppendTo(dst []byte) []byte {
-	dst = slices.Grow(dst, r.size)
 	dst = r.ProduceRequest.AppendTo(dst)
 	r.once.Do(func() { close(r.wrote) })
 	return dst
@@ -47,11 +45,10 @@ type outBatch struct {
 
 // newProduce builds a produce request of batches, which must be of different
 // partitions: a broker takes one batch per partition and request.
-func newProduce(batches []outBatch) *orderedProduce {
+func newProduce(batches []outBatch) *kmsg.ProduceRequest {
 	req := kmsg.NewPtrProduceRequest()
 	req.Acks, req.TimeoutMillis = -1, int32(produceTimeout/time.Millisecond)
 	index := map[[16]byte]int{}
-	size := 256
 	for _, b := range batches {
 		i, ok := index[b.topicID]
 		if !ok {
@@ -60,14 +57,12 @@ func newProduce(batches []outBatch) *orderedProduce {
 			i = len(req.Topics)
 			req.Topics = append(req.Topics, t)
 			index[b.topicID] = i
-			size += len(b.topic) + 32
 		}
 		p := kmsg.NewProduceRequestTopicPartition()
 		p.Partition, p.Records = b.partition, b.bytes
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, p)
-		size += len(b.bytes) + 32
 	}
-	return &orderedProduce{ProduceRequest: req, size: size, wrote: make(chan struct{})}
+	return req
 }
 
 // tp names a partition by topic id: what a name means can change, an id can't.
@@ -83,49 +78,60 @@ type produceAnswer struct {
 	baseOffset int64
 }
 
-// produce sends a request to one broker and calls done once with the answers
-// by topic id (by name where the broker's version has no ids) or an error that
-// makes all of its batches ambiguous. It returns once the request is on the
-// wire or has failed, so that callers keep their order.
-func produce(ctx context.Context, cl *kgo.Client, node int32, req *orderedProduce, done func(map[tp]produceAnswer, time.Duration, error)) {
-	ended := make(chan struct{})
+// answersOf returns the answers of a response by topic id (by name where the
+// broker's version has no ids).
+func answersOf(req *kmsg.ProduceRequest, resp *kmsg.ProduceResponse) map[tp]produceAnswer {
 	names := make(map[string][16]byte, len(req.Topics))
 	for _, t := range req.Topics {
 		names[t.Topic] = t.TopicID
 	}
+	out := make(map[tp]produceAnswer, len(req.Topics))
+	for _, t := range resp.Topics {
+		id := t.TopicID
+		if id == ([16]byte{}) {
+			id = names[t.Topic]
+		}
+		for _, p := range t.Partitions {
+			a := produceAnswer{code: p.ErrorCode, baseOffset: p.BaseOffset}
+			if p.ErrorMessage != nil {
+				a.message = *p.ErrorMessage
+			}
+			for _, r := range p.ErrorRecords {
+				if r.ErrorMessage != nil {
+					a.message += fmt.Sprintf(" (record %d: %s)", r.RelativeOffset, *r.ErrorMessage)
+					break
+				}
+			}
+			out[tp{id, p.Partition}] = a
+		}
+	}
+	return out
+}
+
+// produce sends one batch by a client and calls done once with the answer, or
+// with an error that leaves the outcome open. It returns once the request is on
+// the wire or has failed, so that callers keep their order.
+func produce(ctx context.Context, cl *kgo.Client, node int32, b outBatch, done func(produceAnswer, error)) {
+	req := &orderedProduce{ProduceRequest: newProduce([]outBatch{b}), wrote: make(chan struct{})}
+	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		resp, err := cl.Broker(int(node)).Request(ctx, req)
 		if err != nil {
-			done(nil, 0, err)
+			done(produceAnswer{}, err)
 			return
 		}
 		pr, ok := resp.(*kmsg.ProduceResponse)
 		if !ok {
-			done(nil, 0, fmt.Errorf("produce: unexpected answer %T", resp))
+			done(produceAnswer{}, fmt.Errorf("produce: unexpected answer %T", resp))
 			return
 		}
-		out := make(map[tp]produceAnswer, len(req.Topics))
-		for _, t := range pr.Topics {
-			id := t.TopicID
-			if id == ([16]byte{}) {
-				id = names[t.Topic]
-			}
-			for _, p := range t.Partitions {
-				a := produceAnswer{code: p.ErrorCode, baseOffset: p.BaseOffset}
-				if p.ErrorMessage != nil {
-					a.message = *p.ErrorMessage
-				}
-				for _, r := range p.ErrorRecords {
-					if r.ErrorMessage != nil {
-						a.message += fmt.Sprintf(" (record %d: %s)", r.RelativeOffset, *r.ErrorMessage)
-						break
-					}
-				}
-				out[tp{id, p.Partition}] = a
-			}
+		a, ok := answersOf(req.ProduceRequest, pr)[tp{b.topicID, b.partition}]
+		if !ok {
+			done(a, errors.New("the broker's answer lacks the partition"))
+			return
 		}
-		done(out, time.Duration(pr.ThrottleMillis)*time.Millisecond, nil)
+		done(a, nil)
 	}()
 	select {
 	case <-req.wrote:

@@ -72,7 +72,7 @@ func startWorker(name, id, topics string, source, target *cluster, inj *fault.In
 		p := ktest.NewPath(c.dial)
 		w.paths[c.name] = p
 		o := kclient.Options{Name: c.name, BootstrapServers: c.BootstrapServers(), Dialer: inj.Dial(p.Dial)}
-		return replicate.Endpoint{Name: c.name, Dial: func(opts ...kgo.Opt) (*kgo.Client, error) { return kclient.New(o, opts...) }}
+		return replicate.Endpoint{Name: c.name, Cluster: o}
 	}
 	s, t := endpoint(source), endpoint(target)
 	filter, err := dr.NewTopicFilter([]string{topics}, nil)
