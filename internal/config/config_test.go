@@ -245,6 +245,7 @@ func TestCommon_FindsAName(t *testing.T) {
 		{Topics{Include: []string{`__anabranch.*`}}, Topics{Include: []string{`__.*`}}, ""},
 		{Topics{Include: []string{`a\b.*`}}, Topics{Include: []string{`a.+`}}, "a-"},
 		{Topics{Include: []string{`(?i)ORDERS`}}, Topics{Include: []string{`or.*`}}, "orders"},
+		{Topics{Include: []string{`\Qa.b`}}, Topics{Include: []string{`a.b`}}, "a.b"},
 	} {
 		if got := common(selected(tt.a), selected(tt.b)); got != tt.want {
 			t.Errorf("%v and %v: %q, want %q", tt.a, tt.b, got, tt.want)

@@ -41,11 +41,22 @@ func (s nameSet) prefixed(text string) nameSet {
 	add := func(patterns []string) []string {
 		out := make([]string, len(patterns))
 		for i, p := range patterns {
-			out[i] = regexp.QuoteMeta(text) + "(?:" + p + ")"
+			out[i] = regexp.QuoteMeta(text) + "(?:" + closed(p) + ")"
 		}
 		return out
 	}
 	return nameSet{include: add(s.include), exclude: add(s.exclude)}
+}
+
+// closed returns the pattern as one that keeps its meaning when other text
+// follows: an open "\Q" would take that text for its own. A bad pattern is
+// replaced by one that stays bad wherever it is put.
+func closed(pattern string) string {
+	re, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return `\C`
+	}
+	return re.String()
 }
 
 // targetNames returns the names that a replicator writes on its target.
@@ -84,7 +95,7 @@ func newMatcher(patterns []string) matcher {
 	if len(patterns) > 0 {
 		alternatives := make([]string, len(patterns))
 		for i, p := range patterns {
-			alternatives[i] = "^(?:" + p + ")$"
+			alternatives[i] = "^(?:" + closed(p) + ")$"
 		}
 		text = strings.Join(alternatives, "|")
 	}

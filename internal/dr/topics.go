@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"strings"
 )
 
@@ -26,7 +27,7 @@ func NewTopicFilter(include, exclude []string) (TopicFilter, error) {
 	compile := func(kind string, patterns []string) []*regexp.Regexp {
 		var out []*regexp.Regexp
 		for _, p := range patterns {
-			re, err := regexp.Compile(`^(?:` + p + `)$`)
+			re, err := compileWhole(p)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s pattern %q: %w", kind, p, err))
 				continue
@@ -37,6 +38,18 @@ func NewTopicFilter(include, exclude []string) (TopicFilter, error) {
 	}
 	f.include, f.exclude = compile("include", include), compile("exclude", exclude)
 	return f, errors.Join(errs...)
+}
+
+// compileWhole returns an expression that matches what pattern matches as a
+// whole. The pattern is parsed alone and put between the anchors as it was
+// understood, not as it was written: "a)|(b" would leave the group there, and an
+// open "\Q" would take the end of it for text.
+func compileWhole(pattern string) (*regexp.Regexp, error) {
+	alone, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return nil, err
+	}
+	return regexp.Compile(`^(?:` + alone.String() + `)$`)
 }
 
 // Match reports whether the filter selects the topic.
