@@ -72,7 +72,11 @@ func TestMain(m *testing.M) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	if err := runWorker(ctx, c.Name, c.ID, addresses(c.Source), addresses(c.Target), c.change); err != nil {
+	w, err := newWorker(c.Name, c.ID, addresses(c.Source), addresses(c.Target), c.change)
+	if err == nil {
+		err = w.Run(ctx)
+	}
+	if err != nil {
 		panic(err)
 	}
 }

@@ -2,13 +2,10 @@ package replicate_test
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,10 +13,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/anabranch/anabranch/internal/dr"
-	"github.com/anabranch/anabranch/internal/kbatch"
 	"github.com/anabranch/anabranch/internal/kclient"
-	"github.com/anabranch/anabranch/internal/kstate"
 	"github.com/anabranch/anabranch/internal/ktest"
+	"github.com/anabranch/anabranch/internal/ktest/kworker"
 	"github.com/anabranch/anabranch/internal/mirror"
 	"github.com/anabranch/anabranch/internal/replicate"
 )
@@ -44,136 +40,41 @@ func endpoint(name string, b ktest.Broker) replicate.Endpoint {
 	return replicate.Endpoint{Name: name, Cluster: o}
 }
 
-// ledger keeps mirror's memory in the engine's state topic.
-type ledger struct{ e *replicate.Engine }
-
-func (l ledger) entry(r replicate.TopicRecord) (mirror.Entry, bool) {
-	var e mirror.Entry
-	if err := json.Unmarshal(r.Entry, &e); err != nil {
-		return e, false
-	}
-	switch r.Decided {
-	case dr.ResolveRecreate:
-		e.Phase, e.TargetTopicID = mirror.PhaseCreating, [16]byte{}
-	case dr.ResolveRestart:
-		e.Phase = mirror.PhaseDeleted
-	default: // the other decisions leave the topic as it is
-	}
-	return e, true
-}
-
-func (l ledger) Lookup(id [16]byte) (mirror.Entry, bool) {
-	r, ok := l.e.LookupTopic(id)
-	if !ok {
-		return mirror.Entry{}, false
-	}
-	return l.entry(r)
-}
-
-func (l ledger) Record(ctx context.Context, en mirror.Entry) error {
-	b, err := json.Marshal(en)
-	if err != nil {
-		return err
-	}
-	return l.e.RecordTopic(ctx, replicate.TopicRecord{SourceID: en.SourceTopicID, TargetID: en.TargetTopicID, Created: en.Phase == mirror.PhaseCreated, Entry: b})
-}
-
-func (l ledger) Entries() []mirror.Entry {
-	var out []mirror.Entry
-	for _, r := range l.e.TopicRecords() {
-		if e, ok := l.entry(r); ok {
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-// worker is one engine with its state tables, as one process would run them.
+// worker is a worker that a test started in its own process.
 type worker struct {
-	*replicate.Engine
+	*kworker.Worker
 	stop func()
 	src  ktest.Broker
 }
 
-// newWorker makes an engine and its state tables.
-func newWorker(name, id string, src, tgt ktest.Broker, change func(*replicate.Options), tweak ...func(*mirror.Options)) (*replicate.Engine, replicate.Options, error) {
+// newWorker makes a worker between two test clusters.
+func newWorker(name, id string, src, tgt ktest.Broker, change func(*replicate.Options), tweak ...func(*mirror.Options)) (*kworker.Worker, error) {
 	level := slog.LevelWarn
 	if os.Getenv("ANABRANCH_TEST_LOG") != "" {
 		level = slog.LevelDebug
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With(slog.String("worker", id))
-	s, t := endpoint("source", src), endpoint("target", tgt)
-	o := replicate.Options{
-		Name: name, WorkerID: id, Source: s, Target: t, Version: 1, Digest: "d",
-		SourceState: kstate.NewTable(kstate.TableOptions{Dial: s.Dial, Logger: log}),
-		TargetState: kstate.NewTable(kstate.TableOptions{Dial: t.Dial, Logger: log}),
-		Compression: kbatch.CodecSource, Logger: log, Layout: kstate.Layout{Partitions: 4},
-	}
-	var e *replicate.Engine
-	var lead atomic.Pointer[mirror.Topics]
-	o.Lead = func(ctx context.Context, s, t *kgo.Client) error {
-		mo := mirror.Options{Source: s, Target: t, Filter: o.Filter, Naming: o.Naming, Settings: dr.SettingsFollow, Ledger: ledger{e}, Logger: log, Notify: e.Changed}
-		for _, fn := range tweak {
-			fn(&mo)
-		}
-		m, err := mirror.New(mo)
-		if err != nil {
-			return err
-		}
-		lead.Store(m)
-		defer lead.Store(nil)
-		return m.Run(ctx)
-	}
-	o.Topics = func() (out []replicate.TopicReport) {
-		if m := lead.Load(); m != nil {
-			for _, t := range m.Status() {
-				out = append(out, replicate.TopicReport{Name: t.Name, Target: t.Target, State: t.State, Code: t.Code, Reason: t.Reason, Drift: t.Drift})
-			}
-		}
-		return out
-	}
-	if change != nil {
-		change(&o)
-	}
-	e, err := replicate.New(o)
-	return e, o, err
-}
-
-// runWorker runs an engine and its tables until ctx ends.
-func runWorker(ctx context.Context, name, id string, src, tgt ktest.Broker, change func(*replicate.Options)) error {
-	e, o, err := newWorker(name, id, src, tgt, change)
-	if err != nil {
-		return err
-	}
-	return runEngine(ctx, e, o)
-}
-
-func runEngine(ctx context.Context, e *replicate.Engine, o replicate.Options) error {
-	tctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	tables := make(chan error, 2)
-	go func() { tables <- o.SourceState.Run(tctx) }()
-	go func() { tables <- o.TargetState.Run(tctx) }()
-	err := e.Run(ctx)
-	cancel()
-	return errors.Join(err, <-tables, <-tables)
+	return kworker.New(kworker.Options{
+		Name: name, ID: id, Source: endpoint("source", src), Target: endpoint("target", tgt), Engine: change, Topics: tweak,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+	})
 }
 
 func startWorker(tb testing.TB, name, id string, src, tgt ktest.Broker, change func(*replicate.Options), tweak ...func(*mirror.Options)) *worker {
 	tb.Helper()
-	e, o, err := newWorker(name, id, src, tgt, change, tweak...)
+	e, err := newWorker(name, id, src, tgt, change, tweak...)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- runEngine(ctx, e, o) }()
-	w := &worker{Engine: e, src: src}
+	go func() { done <- e.Run(ctx) }()
+	w := &worker{Worker: e, src: src}
 	w.stop = sync.OnceFunc(func() {
 		cancel()
 		select {
 		case err := <-done:
 			if err != nil {
-				tb.Errorf("worker %s: %v", id, err)
+				tb.Error(err)
 			}
 		case <-time.After(30 * time.Second):
 			tb.Errorf("worker %s did not stop", id)
