@@ -109,6 +109,38 @@ func (h History) Count(topic string, outcome Outcome) int {
 	return n
 }
 
+// Settle returns a copy of the history in which the cluster's own log says what
+// became of the indeterminate records of a topic that are native to it: what
+// read_committed readers see was committed, what only the others see was
+// aborted, and what nobody sees was never written, so nobody else may have it.
+// Of a compacted topic the log is no witness: there the outcome of records that
+// are gone stays open. Nobody may write to the topic any more.
+func (h History) Settle(cluster string, committed, uncommitted *Log) History {
+	shown := make(map[string]Produced)
+	for _, l := range []struct {
+		log     *Log
+		outcome Outcome
+	}{{uncommitted, Aborted}, {committed, Acknowledged}} {
+		for _, r := range slices.Backward(l.log.Records()) { // The first copy counts.
+			shown[IDOf(r)] = Produced{Outcome: l.outcome, Record: r}
+		}
+	}
+	var out []Produced
+	for _, p := range h.Produced {
+		if p.Outcome == Indeterminate && p.Cluster == cluster && p.Record.Topic == committed.Topic {
+			switch s, ok := shown[p.ID]; {
+			case ok:
+				p.Outcome, p.Record.Offset = s.Outcome, s.Record.Offset
+			case !h.Compacted[p.Record.Topic]:
+				continue
+			}
+		}
+		out = append(out, p)
+	}
+	h.Produced = out
+	return h
+}
+
 // of returns what was written to one topic, by id. An id that was used twice
 // is a mistake of the test, reported as the error.
 func (h History) of(topic string) (map[string]Produced, error) {

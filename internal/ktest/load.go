@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -47,12 +48,15 @@ type LoadOptions struct {
 	PerSecond int
 	// MaxRecords bounds the records per topic, 100,000 if 0.
 	MaxRecords int
-	// MaxValueBytes bounds the size of values, 300 if 0.
-	MaxValueBytes int
+	// MaxValueBytes and MinValueBytes bound the size of values that are neither
+	// null nor empty, before the id is added; the maximum is 300 if 0.
+	MaxValueBytes, MinValueBytes int
 	// Seed makes the shapes of the records repeatable.
 	Seed uint64
 	// Name makes ids and transactional ids unique among loads, Cluster if empty.
 	Name string
+	// Client are further options of the producers.
+	Client []kgo.Opt
 }
 
 // loadPatience bounds the time that the last records get after the load ends.
@@ -165,9 +169,10 @@ func (w *loadWriter) client(opts ...kgo.Opt) (*kgo.Client, error) {
 	if w.topic.Codec != nil {
 		codec = *w.topic.Codec
 	}
-	cl, err := kgo.NewClient(append(append(w.o.Broker.ClientOptions(),
+	cl, err := kgo.NewClient(slices.Concat(w.o.Broker.ClientOptions(), []kgo.Opt{
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(codec),
-		kgo.ProducerLinger(5*time.Millisecond), kgo.UnknownTopicRetries(-1)), opts...)...)
+		kgo.ProducerLinger(5 * time.Millisecond), kgo.UnknownTopicRetries(-1),
+	}, w.o.Client, opts)...)
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
@@ -285,7 +290,7 @@ func (w *loadWriter) next() *kgo.Record {
 		case 1:
 			h.Value = []byte{}
 		default:
-			h.Value = w.text(20)
+			h.Value = w.text(0, 20)
 		}
 		r.Headers = append(r.Headers, h)
 	}
@@ -299,16 +304,16 @@ func (w *loadWriter) next() *kgo.Record {
 		r.Value = []byte{}
 		inHeader()
 	default:
-		r.Value = append(fmt.Appendf(nil, "%s%s;", idPrefix, id), w.text(w.o.MaxValueBytes)...)
+		r.Value = append(fmt.Appendf(nil, "%s%s;", idPrefix, id), w.text(w.o.MinValueBytes, w.o.MaxValueBytes)...)
 	}
 	return r
 }
 
-// text returns up to n bytes that compress well but not to nothing.
-func (w *loadWriter) text(n int) []byte {
+// text returns about least to most bytes that compress well but not to nothing.
+func (w *loadWriter) text(least, most int) []byte {
 	words := [...]string{"alpha ", "beta ", "gamma ", "delta ", "\x00\xff\xfe "}
 	var b []byte
-	for size := w.rng.IntN(n + 1); len(b) < size; {
+	for size := least + w.rng.IntN(max(0, most-least)+1); len(b) < size; {
 		b = append(b, words[w.rng.IntN(len(words))]...)
 	}
 	return b

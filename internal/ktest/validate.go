@@ -3,6 +3,7 @@ package ktest
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -20,6 +21,7 @@ const (
 	Reordered Kind = "reordered" // Before a record that was written earlier.
 	Changed   Kind = "changed"   // Key, value, headers or timestamp differ.
 	Gap       Kind = "gap"       // Offsets that are neither record nor marker.
+	Stale     Kind = "stale"     // The last of its key, though a later one was written.
 	Moving    Kind = "moving"    // The end moved though nobody wrote.
 	BadTest   Kind = "bad_test"  // The history contradicts itself.
 )
@@ -182,6 +184,48 @@ func CheckOrder(h History, log *Log) []Violation {
 				continue
 			}
 			highest[p.Cluster] = p
+		}
+	}
+	return vs
+}
+
+// CheckLatest finds keys of a compacted topic whose last record in a log is not
+// the one that was written last. Nothing at all is right for a key whose last
+// record is a tombstone, and is CheckSet's to judge for others. Keys that
+// several clusters wrote, or with an indeterminate record, have no certain
+// last record and are left out.
+func CheckLatest(h History, log *Log) []Violation {
+	type key struct {
+		partition int32
+		key       string
+	}
+	latest := make(map[key]Produced)
+	open := make(map[key]bool)
+	for _, p := range h.Produced {
+		if p.Record.Topic != log.Topic || p.Outcome == Aborted {
+			continue
+		}
+		k := key{p.Record.Partition, string(p.Record.Key)}
+		old, ok := latest[k]
+		open[k] = open[k] || p.Outcome == Indeterminate || ok && old.Cluster != p.Cluster
+		if !ok || old.Record.Offset < p.Record.Offset {
+			latest[k] = p
+		}
+	}
+	var vs []Violation
+	for _, part := range log.Partitions {
+		last := make(map[string]Record)
+		for _, r := range part.Records {
+			last[string(r.Key)] = r
+		}
+		for _, k := range slices.Sorted(maps.Keys(last)) {
+			want, ok := latest[key{part.Partition, k}]
+			if r := last[k]; ok && !open[key{part.Partition, k}] && IDOf(r) != want.ID {
+				vs = append(vs, Violation{
+					Stale, log.Topic, part.Partition, r.Offset, IDOf(r),
+					fmt.Sprintf("the last of key %q is %s, written on %s at %d", k, want.ID, want.Cluster, want.Record.Offset),
+				})
+			}
 		}
 	}
 	return vs

@@ -109,6 +109,15 @@ func TestValidatorsCatchSeededViolations(t *testing.T) {
 		"null header value made empty": {func(w *world, p *PartitionLog) {
 			p.Records[5].Headers[0].Value = []byte{}
 		}, []Kind{Changed}},
+		"flipped byte in a header": {func(w *world, p *PartitionLog) {
+			p.Records[5].Headers[1].Value = []byte{1}
+		}, []Kind{Changed}},
+		"renamed header": {func(w *world, p *PartitionLog) {
+			p.Records[5].Headers[1].Key = "i"
+		}, []Kind{Changed}},
+		"headers in another order": {func(w *world, p *PartitionLog) {
+			slices.Reverse(p.Records[5].Headers)
+		}, []Kind{Changed}},
 		"added header": {func(w *world, p *PartitionLog) {
 			p.Records[5].Headers = append(p.Records[5].Headers, Header{"provenance", nil})
 		}, []Kind{Changed}},
@@ -212,6 +221,81 @@ func TestCompactedTopicsMayMissOnlySupersededRecords(t *testing.T) {
 	}
 	if vs := CheckSet(w.history, "a", w.log); len(vs) != 0 {
 		t.Errorf("tombstone: %s", Summary(vs))
+	}
+}
+
+func TestCheckLatestSeesWhatCameBack(t *testing.T) {
+	w := newWorld(t)
+	p := &w.log.Partitions[0]
+	if vs := CheckLatest(w.history, w.log); len(vs) != 0 {
+		t.Errorf("sound history: %s", Summary(vs))
+	}
+	// The last record of a key becomes a tombstone that the cleaner removed, and
+	// so did it with all before it.
+	last := p.Records[len(p.Records)-1]
+	for i := range w.history.Produced {
+		if w.history.Produced[i].ID == IDOf(last) {
+			w.history.Produced[i].Record.Value = nil
+		}
+	}
+	isOld := func(r Record) bool { return string(r.Key) == string(last.Key) }
+	old := p.Records[slices.IndexFunc(p.Records, isOld)]
+	p.Records = slices.DeleteFunc(p.Records, isOld)
+	if vs := CheckLatest(w.history, w.log); len(vs) != 0 {
+		t.Errorf("deleted key: %s", Summary(vs))
+	}
+	p.append(old)
+	if got := kinds(CheckLatest(w.history, w.log)); !slices.Equal(got, []Kind{Stale}) {
+		t.Errorf("an older record of a deleted key: kinds %v, want stale", got)
+	}
+	for i := range w.history.Produced {
+		if w.history.Produced[i].ID == IDOf(last) {
+			w.history.Produced[i].Outcome = Indeterminate
+		}
+	}
+	if vs := CheckLatest(w.history, w.log); len(vs) != 0 {
+		t.Errorf("the tombstone may never have been written: %s", Summary(vs))
+	}
+}
+
+func TestSettleLetsTheNativeLogDecide(t *testing.T) {
+	w := newWorld(t)
+	p := &w.log.Partitions[0]
+	committed := func() *Log {
+		out := *w.log
+		out.Isolation = ReadCommitted
+		return &out
+	}
+	outcome := func(h History, id string) string {
+		i := slices.IndexFunc(h.Produced, func(x Produced) bool { return x.ID == id })
+		if i < 0 {
+			return "none"
+		}
+		return fmt.Sprint(h.Produced[i].Outcome, " ", h.Produced[i].Record.Offset)
+	}
+	open := w.history.Produced[0] // Native to a, first of partition 0.
+	w.history.Produced[0].Outcome, w.history.Produced[0].Record.Offset = Indeterminate, -1
+	if got := outcome(w.history.Settle("a", committed(), w.log), open.ID); got != "acknowledged 0" {
+		t.Errorf("visible to all: %s", got)
+	}
+	if got := outcome(w.history.Settle("b", committed(), w.log), open.ID); got != "indeterminate -1" {
+		t.Errorf("another cluster's log: %s", got)
+	}
+	less := committed()
+	less.Partitions = []PartitionLog{{Records: p.Records[1:]}, w.log.Partitions[1]}
+	if got := outcome(w.history.Settle("a", less, w.log), open.ID); got != "aborted 0" {
+		t.Errorf("visible to read_uncommitted only: %s", got)
+	}
+	settled := w.history.Settle("a", less, less)
+	if got := outcome(settled, open.ID); got != "none" {
+		t.Errorf("visible to nobody: %s", got)
+	}
+	if got := kinds(CheckSet(settled, "b", w.log)); !slices.Equal(got, []Kind{Foreign}) {
+		t.Errorf("only the other cluster has it: kinds %v, want foreign", got)
+	}
+	w.history.Compacted = map[string]bool{"t": true}
+	if got := outcome(w.history.Settle("a", less, less), open.ID); got != "indeterminate -1" {
+		t.Errorf("visible to nobody in a compacted topic: %s", got)
 	}
 }
 
