@@ -8,6 +8,10 @@
 // the one proof that a fence holds (brokers answer EndTxn before they write the
 // markers, TransactionCoordinator.endTransaction).
 //
+// What may pass by itself, a lost leader among it, is tried again. What the
+// cluster refuses is logged once, tried again too, and returned by every method
+// that would wait for it.
+//
 // It never writes a record: slots write theirs under their own producer, which
 // is what fences them.
 //

@@ -1,9 +1,11 @@
 package kstate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -12,6 +14,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/anabranch/anabranch/internal/kclient"
 )
 
 // ErrStopped is returned by the waiting methods when Run has returned.
@@ -22,6 +26,10 @@ type TableOptions struct {
 	// Dial makes a client of the cluster; the table adds what it consumes.
 	Dial   func(...kgo.Opt) (*kgo.Client, error)
 	Logger *slog.Logger // nil means discard
+	// Patience is how long a Refresh tries again what may pass by itself, a
+	// leader that is lost among it, before it returns why. 0 means 15 seconds:
+	// brokers are given up after 9 (broker.session.timeout.ms).
+	Patience time.Duration
 }
 
 // Table follows the state topic of one cluster. The topic may not exist yet:
@@ -34,6 +42,7 @@ type Table struct {
 		sync.Mutex
 		parts    []*partition
 		err      error // the table can't go on; returned by all waits
+		refused  error // the cluster does not let us read now; returned by waits that are not met
 		changed  chan struct{}
 		watchers map[chan struct{}]struct{}
 		client   *kgo.Client
@@ -56,6 +65,9 @@ func NewTable(o TableOptions) *Table {
 	t := &Table{o: o, log: o.Logger}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
+	}
+	if t.o.Patience == 0 {
+		t.o.Patience = 15 * time.Second
 	}
 	t.mu.changed = make(chan struct{})
 	t.mu.watchers = map[chan struct{}]struct{}{}
@@ -82,9 +94,9 @@ func (t *Table) Run(ctx context.Context) (err error) {
 	close(t.mu.changed)
 	t.mu.changed = make(chan struct{})
 	t.mu.Unlock()
-	n, ok := discover(ctx, ask)
-	if !ok {
-		return nil
+	n := t.discover(ctx, ask)
+	if n == 0 {
+		return nil // ctx ended
 	}
 	from := map[int32]kgo.Offset{}
 	for p := range n {
@@ -111,38 +123,90 @@ func (t *Table) Run(ctx context.Context) (err error) {
 	return nil
 }
 
-// discover waits until the topic exists and returns its number of partitions.
-func discover(ctx context.Context, cl *kgo.Client) (int32, bool) {
-	tick := time.NewTicker(250 * time.Millisecond)
-	defer tick.Stop()
+// discover waits until the topic exists and returns its number of partitions,
+// 0 when ctx ended before.
+func (t *Table) discover(ctx context.Context, cl *kgo.Client) int32 {
+	var wait backoff
 	for {
-		if n, err := partitions(ctx, cl); err == nil && n > 0 {
-			return n, true
+		n, err := partitions(ctx, cl)
+		switch {
+		case err == nil && n > 0:
+			t.refuse(ctx, nil)
+			return n
+		case err == nil, errors.Is(err, kerr.UnknownTopicOrPartition):
+			t.refuse(ctx, nil)
+			wait = backoff{} // it may appear at any moment
+		case ctx.Err() == nil:
+			t.refuse(ctx, err)
 		}
-		select {
-		case <-ctx.Done():
-			return 0, false
-		case <-tick.C:
+		if wait.sleep(ctx) != nil {
+			return 0
 		}
 	}
 }
 
+// refuse keeps why the cluster does not let the topic be read, nil when it
+// does. What passes by itself is only logged: nobody is to give up for it.
+func (t *Table) refuse(ctx context.Context, err error) {
+	if err != nil && passing(err) {
+		t.log.LogAttrs(ctx, slog.LevelDebug, "state topic cannot be reached", slog.String("error", err.Error()))
+		err = nil
+	}
+	t.mu.Lock()
+	before := t.mu.refused
+	t.mu.refused = err
+	if err != nil {
+		t.notifyLocked()
+	}
+	t.mu.Unlock()
+	if err != nil && (before == nil || before.Error() != err.Error()) {
+		t.log.LogAttrs(ctx, slog.LevelWarn, "state topic cannot be read", slog.String("error", err.Error()))
+	}
+}
+
 func (t *Table) poll(ctx context.Context, cl *kgo.Client) error {
-	fs := cl.PollFetches(ctx)
+	fs, quiet := t.fetch(ctx, cl)
 	if ctx.Err() != nil {
 		return nil
 	}
-	var lost error
+	var lost, refused error
 	fs.EachError(func(_ string, p int32, err error) {
+		if quiet && errors.Is(err, context.DeadlineExceeded) {
+			return
+		}
 		if loss, ok := errors.AsType[*kgo.ErrDataLoss](err); ok {
 			lost = fmt.Errorf("state topic %s partition %d was truncated: read up to %d, the log now ends at %d", Topic, p, loss.ConsumedTo, loss.ResetTo)
 			return
 		}
-		t.log.LogAttrs(ctx, slog.LevelDebug, "state topic fetch", slog.Int("partition", int(p)), slog.String("error", err.Error()))
+		refused = fmt.Errorf("fetch %s partition %d: %w", Topic, p, err)
 	})
 	if lost != nil {
 		return lost
 	}
+	t.fold(fs)
+	t.refuse(ctx, refused)
+	if refused != nil {
+		sleep(ctx, firstPause) //nolint:errcheck // brokers answer a fetch that they refuse at once
+	}
+	return nil
+}
+
+// fetch polls. After a refusal it does so for a moment only and reports that
+// nothing came, good or bad: brokers that refuse say so at once.
+func (t *Table) fetch(ctx context.Context, cl *kgo.Client) (fs kgo.Fetches, quiet bool) {
+	t.mu.Lock()
+	refused := t.mu.refused != nil
+	t.mu.Unlock()
+	if !refused {
+		return cl.PollFetches(ctx), false
+	}
+	short, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	fs = cl.PollFetches(short)
+	return fs, short.Err() != nil
+}
+
+func (t *Table) fold(fs kgo.Fetches) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	fs.EachPartition(func(ftp kgo.FetchTopicPartition) {
@@ -152,7 +216,6 @@ func (t *Table) poll(ctx context.Context, cl *kgo.Client) error {
 		}
 	})
 	t.notifyLocked()
-	return nil
 }
 
 func (p *partition) fold(r *kgo.Record) {
@@ -244,11 +307,12 @@ func (t *Table) Watch() (<-chan struct{}, func()) {
 	}
 }
 
-// wait blocks until ok, called under the lock, reports true.
+// wait blocks until ok, called under the lock, reports true. It does not wait
+// for what the cluster refuses to give.
 func (t *Table) wait(ctx context.Context, ok func() bool) error {
 	for {
 		t.mu.Lock()
-		done, err, changed := ok(), t.mu.err, t.mu.changed
+		done, err, changed := ok(), cmp.Or(t.mu.err, t.mu.refused), t.mu.changed
 		t.mu.Unlock()
 		switch {
 		case done:
@@ -323,47 +387,95 @@ func (t *Table) RefreshPartition(ctx context.Context, part int32) error {
 			return err
 		}
 	}
-	end, err := logEnd(ctx, cl, part)
+	end, err := t.logEnd(ctx, cl, part)
 	if err != nil {
 		return fmt.Errorf("read the end of %s partition %d: %w", Topic, part, err)
 	}
 	return t.wait(ctx, func() bool { return int(part) < len(t.mu.parts) && t.mu.parts[part].next >= end })
 }
 
-// logEnd returns the high watermark of one partition. ListOffsets from version
-// 5 on answers OFFSET_NOT_AVAILABLE while a new leader's high watermark lags
-// (KIP-207); that is retried.
-func logEnd(ctx context.Context, cl *kgo.Client, part int32) (int64, error) {
+// logEnd returns the high watermark of one partition. What may pass by itself
+// is tried again while the table's patience lasts.
+func (t *Table) logEnd(ctx context.Context, cl *kgo.Client, part int32) (int64, error) {
+	began := time.Now()
+	var wait backoff
+	var why error // of the attempt before
 	for {
-		rp := kmsg.NewListOffsetsRequestTopicPartition()
-		rp.Partition, rp.Timestamp = part, -1
-		rt := kmsg.NewListOffsetsRequestTopic()
-		rt.Topic, rt.Partitions = Topic, append(rt.Partitions, rp)
-		req := kmsg.NewPtrListOffsetsRequest()
-		req.Topics = append(req.Topics, rt)
-		var end int64
-		var code error = kerr.LeaderNotAvailable
-		for _, sh := range cl.RequestSharded(ctx, req) {
-			if sh.Err != nil {
-				code = sh.Err
-				continue
-			}
-			for _, st := range sh.Resp.(*kmsg.ListOffsetsResponse).Topics {
-				for _, sp := range st.Partitions {
-					end, code = sp.Offset, kerr.ErrorForCode(sp.ErrorCode)
-				}
-			}
-		}
-		if code == nil {
+		end, err := askLogEnd(ctx, cl, part)
+		switch since := time.Since(began); {
+		case err == nil:
 			return end, nil
-		}
-		if !kerr.IsRetriable(code) {
-			return 0, code
-		}
-		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+		case t.Err() != nil:
+			return 0, t.Err() // a closed client only says that its connections died
+		case ctx.Err() != nil && why != nil:
+			return 0, fmt.Errorf("%w: %w", context.Cause(ctx), why)
+		case ctx.Err() != nil, !passing(err):
 			return 0, err
+		case since > t.o.Patience:
+			return 0, fmt.Errorf("tried for %v: %w", since.Round(time.Millisecond), err)
+		}
+		why = err
+		wait.sleep(ctx) //nolint:errcheck // the next attempt finds out
+	}
+}
+
+func askLogEnd(ctx context.Context, cl *kgo.Client, part int32) (int64, error) {
+	rp := kmsg.NewListOffsetsRequestTopicPartition()
+	rp.Partition, rp.Timestamp = part, -1
+	rt := kmsg.NewListOffsetsRequestTopic()
+	rt.Topic, rt.Partitions = Topic, append(rt.Partitions, rp)
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.Topics = append(req.Topics, rt)
+	var end int64
+	var err error = kerr.LeaderNotAvailable
+	for _, sh := range cl.RequestSharded(ctx, req) {
+		if sh.Err != nil {
+			err = sh.Err
+			continue
+		}
+		for _, st := range sh.Resp.(*kmsg.ListOffsetsResponse).Topics {
+			for _, sp := range st.Partitions {
+				end, err = sp.Offset, kerr.ErrorForCode(sp.ErrorCode)
+			}
 		}
 	}
+	return end, err
+}
+
+// passing reports whether a failed read may work when it is tried again, with
+// nobody doing anything about it.
+func passing(err error) bool {
+	if code, ok := errors.AsType[*kerr.Error](err); ok {
+		// Among them is OFFSET_NOT_AVAILABLE, which brokers answer while the
+		// high watermark of a new leader lags (KIP-207).
+		return code.Retriable
+	}
+	switch kclient.CauseOf(err) {
+	case kclient.CauseRefused, kclient.CauseTimeout, kclient.CauseUnreachable, kclient.CauseUnknownHost:
+		return true // a broker that is gone: its partitions get another leader
+	case kclient.CauseTLS:
+		// A broker that ends in the middle of a handshake looks the same as
+		// one that was never spoken to correctly.
+		return errors.Is(err, io.EOF)
+	default:
+		return kgo.IsRetryableBrokerErr(err)
+	}
+}
+
+// The pauses between attempts, doubled from the first to the last.
+const (
+	firstPause = 50 * time.Millisecond
+	lastPause  = 500 * time.Millisecond
+)
+
+// backoff is the pause before the next attempt. The zero value is the first.
+type backoff struct{ next time.Duration }
+
+// sleep returns the cause when ctx ends first.
+func (b *backoff) sleep(ctx context.Context) error {
+	d := max(b.next, firstPause)
+	b.next = min(2*d, lastPause)
+	return sleep(ctx, d)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

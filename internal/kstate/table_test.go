@@ -2,6 +2,7 @@ package kstate_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -12,12 +13,12 @@ import (
 )
 
 // table follows the state topic of a cluster for the length of a test.
-func table(t *testing.T, b ktest.Broker) *kstate.Table {
+func table(t *testing.T, b ktest.Broker, o kstate.TableOptions, extra ...kgo.Opt) *kstate.Table {
 	t.Helper()
-	tb := kstate.NewTable(kstate.TableOptions{Dial: func(opts ...kgo.Opt) (*kgo.Client, error) {
-		opts = append(b.ClientOptions(), opts...)
-		return kgo.NewClient(opts...)
-	}})
+	o.Dial = func(opts ...kgo.Opt) (*kgo.Client, error) {
+		return kgo.NewClient(slices.Concat(b.ClientOptions(), extra, opts)...)
+	}
+	tb := kstate.NewTable(o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- tb.Run(ctx) }()
@@ -40,7 +41,7 @@ func put(t *testing.T, cl *kgo.Client, part int32, key string, value []byte) {
 
 func TestTable_FollowsATopicThatAppearsLater(t *testing.T) {
 	b := ktest.FakeCluster(t, ktest.FakeOptions{})
-	tb := table(t, b)
+	tb := table(t, b, kstate.TableOptions{})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := tb.Refresh(ctx); err != nil {
@@ -91,7 +92,7 @@ func TestTable_FollowsATopicThatAppearsLater(t *testing.T) {
 
 func TestTable_WaitMarkerSeesOnlyTheMarkerOfTheEpoch(t *testing.T) {
 	b := ktest.FakeCluster(t, ktest.FakeOptions{})
-	tb := table(t, b)
+	tb := table(t, b, kstate.TableOptions{})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	cl, err := kgo.NewClient(append(b.ClientOptions(), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.TransactionalID("fence"))...)
