@@ -12,6 +12,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/api"
 	"github.com/anabranch/anabranch/internal/config"
+	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/anabranch/anabranch/internal/lifecycle"
 	"github.com/anabranch/anabranch/internal/obs"
 )
@@ -68,11 +69,12 @@ type App struct {
 	replicators []*replicator      // in the order of the file
 	server      *api.Server
 	auth        *authErrors
+	warnings    *kclient.Warnings // of all clients: they reach the same few brokers
 }
 
 // New builds a worker. It starts nothing and opens no connection.
 func New(o Options) (*App, error) {
-	a := &App{cfg: o.Config, log: o.Logger, tables: map[string]*tables{}, auth: newAuthErrors()}
+	a := &App{cfg: o.Config, log: o.Logger, tables: map[string]*tables{}, auth: newAuthErrors(), warnings: kclient.NewWarnings()}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}

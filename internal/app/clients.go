@@ -23,7 +23,7 @@ func (a *App) clientOptions(build obs.Build, replicator, cluster string) kclient
 	if !ok {
 		panic(fmt.Sprintf("bug: a file that was loaded lacks cluster %q", cluster))
 	}
-	o.Logger, o.SoftwareVersion = a.log, build.Version
+	o.Logger, o.Warnings, o.SoftwareVersion = a.log, a.warnings, build.Version
 	o.Hooks = append(o.Hooks, authHook{a.auth, authKey{replicator, cluster}})
 	return o
 }

@@ -35,7 +35,7 @@ func newClient(o Options, wrap func(net.Conn) net.Conn, extra ...kgo.Opt) (*kgo.
 		kgo.SeedBrokers(o.BootstrapServers...),
 		kgo.ClientID(o.ClientID),
 		kgo.SoftwareNameAndVersion("anabranch", softwareVersion(o.SoftwareVersion)),
-		kgo.WithLogger(newLogger(o.Logger, o.Name)),
+		kgo.WithLogger(newLogger(o.Logger, o.Name, o.Warnings)),
 		kgo.WithHooks(o.Hooks...),
 		// A request is given up within seconds, not minutes: callers own
 		// their retries, and know more about what a failure means.

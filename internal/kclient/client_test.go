@@ -299,7 +299,7 @@ func TestOptions_ValidateListsEveryProblem(t *testing.T) {
 func TestLogger_HandsOverToSlog(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
-	l := newLogger(slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelInfo})), "west")
+	l := newLogger(slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelInfo})), "west", NewWarnings())
 	if l.Level() != kgo.LogLevelWarn {
 		t.Errorf("level %v, want %v", l.Level(), kgo.LogLevelWarn)
 	}

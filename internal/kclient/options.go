@@ -42,6 +42,7 @@ type Options struct {
 	Dialer           func(ctx context.Context, network, addr string) (net.Conn, error) // opens the TCP connection, TLS is put on top; nil means net.Dialer
 	DialTimeout      time.Duration                                                     // for connecting and for the TLS handshake together; 0 means 5 s
 	Logger           *slog.Logger                                                      // nil means discard
+	Warnings         *Warnings                                                         // shared by clients whose log is one; nil means of this client alone
 	Hooks            []kgo.Hook
 }
 
@@ -197,6 +198,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Warnings == nil {
+		o.Warnings = NewWarnings()
 	}
 	if o.Dialer == nil {
 		// Keep-alive finds peers that vanished without a word; the default
