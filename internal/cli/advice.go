@@ -26,14 +26,14 @@ type choice struct{ command, means string }
 // adviceFor returns the advice for a halt. Choices are in the order in which they
 // should be considered.
 func adviceFor(h halt) advice {
-	match := h.do(dr.ResolveMatch, "compares both logs and proposes offsets; changes nothing")
+	match := h.do(dr.ResolveMatch, "looks for the end of the target's log in the source's and proposes offsets; changes nothing")
 	restart := h.do(dr.ResolveRestart, "copies from the beginning again: what the target holds already is there twice")
 	recreate := h.recreate("deletes the topic on the target and copies it from the beginning")
 	startAt := h.startAt
 	switch h.code {
 	case dr.HaltRetention:
 		return advice{"Records were deleted at the source before they were copied. They are lost for the target.", []choice{
-			h.do(dr.ResolveContinue, "accepts the gap and goes on from the first offset that exists"), recreate,
+			h.do(dr.ResolveContinue, "accepts the gap and goes on at the first offset that is left"), recreate,
 		}}
 	case dr.HaltSourceRecreated:
 		return advice{"The topic was deleted and created again at the source. The target holds the records of the old one.", []choice{
@@ -71,7 +71,7 @@ func adviceFor(h halt) advice {
 			match, startAt("leaves out what is below the offset"), restart, recreate,
 		}}
 	case dr.HaltExisting:
-		return advice{"The target held records before the first run. Decide which source offset comes next.", []choice{
+		return advice{"Both sides held records when the replicator first ran, the target's of no replicator. Decide which source offset comes next.", []choice{
 			match, startAt("copies from the offset that match proposed"), restart, recreate,
 		}}
 	case dr.HaltPosition:

@@ -51,15 +51,22 @@ func newReplicatorResolve(d Deps) *cobra.Command {
 		Long: help(`Takes a decision about a halted topic or partition. describe shows what is halted,
 why, and the commands to choose from. The actions:
 
-  match     compares the tails of both logs and proposes offsets; changes nothing
+  match     looks for the end of the target's log in the source's and proposes
+            offsets; changes nothing
   start-at  copies from the source offsets of --offset on
-  continue  accepts the gap and goes on from the first offset that exists
-  restart   copies from the beginning again: the target then holds records twice
-  recreate  deletes the topic on the target, creates it and copies from the beginning
+  continue  goes on at the halt: tries again what was refused, accepts the gap where
+            the source deleted records; after SOURCE_TRUNCATED where its log was cut
+  restart   copies from the source's first record again: the target then holds
+            records twice; after SOURCE_TOPIC_RECREATED only the old and the new ones
+  recreate  deletes the topic on the target, creates it and copies it from the
+            source's first record
 
-Without --partition the decision is about every halted partition of the topic. All
-but match show first what would be done and ask on a terminal; elsewhere they need
---yes.`, 0, 1, 2, 3, 4, 5),
+Each halt code has actions that fit; another one is refused. continue is, where it
+would lose or double records, for example after EXISTING_RECORDS. Without --partition
+the decision is about every halted partition of the topic, and start-at needs an
+offset for each. recreate is for the whole topic, and so is restart after
+SOURCE_TOPIC_RECREATED. All but match show first what would be done and ask on a
+terminal; elsewhere they need --yes.`, 0, 1, 2, 3, 4, 5),
 		Example: `  anabranch replicator resolve primary-to-secondary --topic orders --action match
   anabranch replicator resolve primary-to-secondary --topic orders --action start-at --offset 0=4711 --offset 1=815
   anabranch replicator resolve primary-to-secondary --topic orders --partition 3 --action continue --yes
@@ -72,7 +79,7 @@ but match show first what would be done and ask on a terminal; elsewhere they ne
 	flags.StringVar(&f.topic, "topic", "", "topic, by its name at the source (required)")
 	flags.Int32Var(&f.partition, "partition", 0, "only this partition (default: every halted one)")
 	flags.StringVar(&f.action, "action", "", "match, start-at, continue, restart or recreate (required)")
-	flags.StringArrayVar(&f.offsets, "offset", nil, "PARTITION=OFFSET for start-at, once for each partition")
+	flags.StringArrayVar(&f.offsets, "offset", nil, "PARTITION=OFFSET for start-at, once for each halted partition")
 	flags.BoolVar(&f.yes, "yes", false, "do not ask")
 	flags.BoolVar(&f.dry, "dry-run", false, "show what would be done and stop")
 	must(cmd.RegisterFlagCompletionFunc("action", cobra.FixedCompletions(
@@ -217,13 +224,13 @@ func touches(r dr.Resolution, t dr.TopicStatus, p dr.PartitionStatus) bool {
 func effectOf(r dr.Resolution) string {
 	switch r.Action {
 	case dr.ResolveMatch:
-		return "compare the tails of both logs and propose offsets; nothing is changed"
+		return "look for the end of the target's log in the source's and propose offsets; nothing is changed"
 	case dr.ResolveStartAt:
-		return "copy from the given source offsets on; what is below them is never copied"
+		return "copy from the given source offsets on; what is below them and not on the target yet is never copied"
 	case dr.ResolveContinue:
-		return "accept the gap and go on from the first source offset that exists"
+		return "go on at the halt: try again what was refused, accept the gap where the source deleted records"
 	case dr.ResolveRestart:
-		return "copy from the beginning again: the target then holds twice what it has already"
+		return "copy from the source's first record again: what the target holds of this source topic is there twice"
 	default:
 		return "DELETE topic " + r.Topic + " on the target with all its records, create it again and copy from the beginning"
 	}

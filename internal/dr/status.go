@@ -60,7 +60,7 @@ const (
 	HaltUnauthorized    HaltCode = "NOT_AUTHORIZED"      // clears itself when the permission is back
 	HaltRefused         HaltCode = "TARGET_REFUSED"      // the target refuses the records (timestamp, null key on a compacted topic ...)
 	HaltForeign         HaltCode = "FOREIGN_BATCH"       // a registered producer id outside every extent and intent
-	HaltExisting        HaltCode = "EXISTING_RECORDS"    // the target held records without provenance before the first run
+	HaltExisting        HaltCode = "EXISTING_RECORDS"    // both sides held records at the first run, the target's of no replicator; one of the source's is about to be copied
 	HaltPosition        HaltCode = "POSITION_UNKNOWN"    // no witness says where to resume
 	HaltNames           HaltCode = "TOPIC_NAMES_CHANGED" // the topic is replicated under another name than topic_names now asks for
 )
@@ -129,12 +129,12 @@ type ReplicatorStatus struct {
 // ResolveAction is a decision of an operator about a halted topic or partition.
 type ResolveAction string
 
-// The actions of issue "resolve".
+// The actions that an operator can decide on.
 const (
 	ResolveStartAt  ResolveAction = "start-at" // copy from the given source offsets on
-	ResolveMatch    ResolveAction = "match"    // compare both tails and propose the frontier; nothing is changed
-	ResolveContinue ResolveAction = "continue" // accept the gap and go on from the first offset that exists
-	ResolveRestart  ResolveAction = "restart"  // copy the partition from its beginning again
+	ResolveMatch    ResolveAction = "match"    // look for the end of the target's log in the source's and propose offsets; nothing is changed
+	ResolveContinue ResolveAction = "continue" // go on at the halt, or at the first offset behind it that exists; after HaltSourceTruncated where the log was cut
+	ResolveRestart  ResolveAction = "restart"  // copy from the source's first record again; after HaltSourceRecreated the new topic behind the old one
 	ResolveRecreate ResolveAction = "recreate" // re-create the topic on the target, then copy from the beginning
 )
 
