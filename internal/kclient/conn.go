@@ -22,6 +22,9 @@ const (
 	MaxFrame = 256 << 20
 	// trustedFrame is up to which size a buffer is made before the bytes came.
 	trustedFrame = 16 << 20
+	// progress is how much has to pass within the time that is given: a slow
+	// link is not a dead one.
+	progress = 1 << 20
 )
 
 // Conn is an authenticated connection to one broker whose owner frames the
@@ -105,13 +108,18 @@ func (c *Conn) Encode(buf []byte, req kmsg.Request, correlation int32) []byte {
 	return c.format.AppendRequest(buf[:0], req, correlation)
 }
 
-// Write writes a frame, or several, within the given time.
+// Write writes a frame. Every MiB of it has to go within the given time, and
+// moves the deadline of reads as far.
 func (c *Conn) Write(frame []byte, within time.Duration) error {
-	if err := c.conn.SetWriteDeadline(time.Now().Add(within)); err != nil {
-		return fmt.Errorf("write to a broker: %w", err)
-	}
-	if _, err := c.conn.Write(frame); err != nil {
-		return fmt.Errorf("write to a broker: %w", err)
+	for len(frame) > 0 {
+		n := min(len(frame), progress)
+		if err := c.conn.SetDeadline(time.Now().Add(within)); err != nil {
+			return fmt.Errorf("write to a broker: %w", err)
+		}
+		if _, err := c.conn.Write(frame[:n]); err != nil {
+			return fmt.Errorf("write to a broker: %w", err)
+		}
+		frame = frame[n:]
 	}
 	return nil
 }
@@ -119,30 +127,38 @@ func (c *Conn) Write(frame []byte, within time.Duration) error {
 // ReadWithin bounds the reads that follow and the one that is under way.
 func (c *Conn) ReadWithin(d time.Duration) error { return c.conn.SetReadDeadline(time.Now().Add(d)) }
 
-// ReadFrame reads one answer without its length. buffer gives the memory for an
-// answer of n bytes. What a broker says of an answer's size is believed up to
-// 16 MiB; memory for more is made as the bytes come.
-func (c *Conn) ReadFrame(buffer func(n int) []byte) ([]byte, error) {
+// ReadFrame reads one answer without its length. It waits for the answer as
+// long as ReadWithin says; every MiB of it has to come within the given time.
+// buffer gives the memory for an answer of n bytes. What a broker says of an
+// answer's size is believed up to 16 MiB; memory for more is made as the bytes
+// come.
+func (c *Conn) ReadFrame(within time.Duration, buffer func(n int) []byte) ([]byte, error) {
 	if _, err := io.ReadFull(c.conn, c.size[:]); err != nil {
 		return nil, fmt.Errorf("read from a broker: %w", err)
 	}
-	n := int64(int32(binary.BigEndian.Uint32(c.size[:])))
+	n := int(int32(binary.BigEndian.Uint32(c.size[:])))
 	if n < 4 || n > MaxFrame {
 		return nil, fmt.Errorf("read from a broker: an answer of %d bytes", n)
 	}
-	b := buffer(int(min(n, trustedFrame)))
-	for at := 0; ; {
-		if _, err := io.ReadFull(c.conn, b[at:]); err != nil {
+	b := buffer(min(n, trustedFrame))
+	for at := 0; at < n; {
+		if at == len(b) {
+			grown := buffer(min(n, 2*at))
+			copy(grown, b)
+			b = grown
+		}
+		piece := b[at:min(len(b), at+progress)]
+		if at > 0 {
+			if err := c.ReadWithin(within); err != nil {
+				return nil, fmt.Errorf("read from a broker: %w", err)
+			}
+		}
+		if _, err := io.ReadFull(c.conn, piece); err != nil {
 			return nil, fmt.Errorf("read from a broker: %w", err)
 		}
-		at = len(b)
-		if int64(at) == n {
-			return b, nil
-		}
-		grown := buffer(int(min(n, 2*int64(at))))
-		copy(grown, b)
-		b = grown
+		at += len(piece)
 	}
+	return b, nil
 }
 
 // Close closes the connection. It may be called more than once and from any

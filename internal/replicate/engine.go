@@ -27,21 +27,21 @@ type Engine struct {
 	slots              int32
 	nextGen            atomic.Uint64
 
-	sourceControl, control                   *kgo.Client // control requests; control is the target's
-	stateClient, controlProducer             *kgo.Client
-	tailClient, sourceTail                   *kgo.Client // read logs where something is in doubt
-	source, target                                    *topology
-	targetState                                       *kstate.Table
-	claims                                            *claims
-	sourceMissing, targetMissing                      *absence
-	sourceIDs                                         *registry
-	fetch                                             *fetcher
-	senders                                           *senders
-	limits                                            *limits
-	stats                                             stats
-	lease                                             lease
-	jobs                                              sync.WaitGroup
-	jobsCtx                                           context.Context //nolint:containedctx // the life of Run, for background look-ups
+	sourceControl, control       *kgo.Client // control requests; control is the target's
+	stateClient, controlProducer *kgo.Client
+	tailClient, sourceTail       *kgo.Client // read logs where something is in doubt
+	source, target               *topology
+	targetState                  *kstate.Table
+	claims                       *claims
+	sourceMissing, targetMissing *absence
+	sourceIDs                    *registry
+	fetch                        *fetcher
+	senders                      *senders
+	limits                       *limits
+	stats                        stats
+	lease                        lease
+	jobs                         sync.WaitGroup
+	jobsCtx                      context.Context //nolint:containedctx // the life of Run, for background look-ups
 
 	choice  atomic.Pointer[selection]
 	decoded sync.Map // control records by key

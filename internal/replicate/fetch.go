@@ -16,8 +16,8 @@ import (
 
 // Sizes of the fetch side, in bytes.
 const (
-	fetchPartitionBytes = 2 << 20 // asked for at once of one partition
-	fetchRequestBytes   = 8 << 20 // asked for at once of one broker
+	fetchPartitionBytes = 1 << 20 // asked for at once of one partition
+	fetchRequestBytes   = 4 << 20 // asked for at once of one broker
 	partitionBuffer     = 4 << 20 // of one partition in memory: fetched and not yet acknowledged
 )
 
@@ -51,6 +51,7 @@ type fetchPart struct {
 	epoch    int32 // leader epoch of the last batch read, -1: unknown
 	buffered int64
 	asked    bool // in a request that is under way
+	parked   bool // only its offsets are asked for, see park
 	notUntil time.Time
 	sink     func(fetched)
 	then     func() // called when all of an answer was given to sinks
@@ -213,14 +214,15 @@ func (f *fetcher) request(node int32, rotate int) (*kmsg.FetchRequest, map[tp]*f
 	room := f.budget - f.mu.buffered
 	wait := 100 * time.Millisecond
 	var ready []*fetchPart
-	held := room <= 0
+	held := false
 	for _, p := range f.mu.parts {
 		pm, ok := m.partition(p.id.topicID, p.id.partition)
 		if !ok || pm.leader != node || p.asked {
 			continue
 		}
-		if p.buffered >= partitionBuffer || room <= 0 || now.Before(p.notUntil) {
-			held = true
+		full := p.buffered >= partitionBuffer || room <= 0
+		if now.Before(p.notUntil) || full && !p.parked {
+			held = held || !p.parked
 			continue
 		}
 		ready = append(ready, p)
@@ -254,6 +256,9 @@ func (f *fetcher) request(node int32, rotate int) (*kmsg.FetchRequest, map[tp]*f
 		rp := kmsg.NewFetchRequestTopicPartition()
 		rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = p.id.partition, p.next, fetchPartitionBytes
 		rp.CurrentLeaderEpoch, rp.LastFetchedEpoch = pm.leaderEpoch, p.epoch
+		if p.parked {
+			rp.PartitionMaxBytes = 1
+		}
 		req.Topics[ti].Partitions = append(req.Topics[ti].Partitions, rp)
 		asked[p.id], p.asked = p, true
 	}
@@ -319,6 +324,8 @@ func (f *fetcher) deliverPart(p *fetchPart, rp *kmsg.FetchResponseTopicPartition
 	case err == nil && rp.DivergingEpoch.EndOffset >= 0:
 		out.diverged = min(rp.DivergingEpoch.EndOffset, p.next)
 		out.err = fmt.Errorf("%w: leader epoch %d ends at offset %d", errDiverged, rp.DivergingEpoch.Epoch, rp.DivergingEpoch.EndOffset)
+	case err == nil && p.parked:
+		p.notUntil = time.Now().Add(parkedEvery)
 	case err == nil:
 		next, epoch, n := scan(rp.RecordBatches, p.next, p.epoch)
 		if n > 0 {

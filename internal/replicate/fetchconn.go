@@ -53,10 +53,7 @@ func (c *fetchConn) roundTrip(ctx context.Context, req *kmsg.FetchRequest) (*kms
 	if err := c.conn.Write(c.frame, answerWithin); err != nil {
 		return nil, nil, err
 	}
-	if err := c.conn.ReadWithin(answerWithin); err != nil {
-		return nil, nil, err
-	}
-	frame, err := c.conn.ReadFrame(c.f.pool.get)
+	frame, err := c.conn.ReadFrame(answerWithin, c.f.pool.get)
 	if err != nil {
 		return nil, nil, err
 	}

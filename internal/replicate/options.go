@@ -25,7 +25,9 @@ type Endpoint struct {
 }
 
 // Dial makes a client of the cluster.
-func (ep Endpoint) Dial(opts ...kgo.Opt) (*kgo.Client, error) { return kclient.New(ep.Cluster, opts...) }
+func (ep Endpoint) Dial(opts ...kgo.Opt) (*kgo.Client, error) {
+	return kclient.New(ep.Cluster, opts...)
+}
 
 // connect opens a connection to one of its brokers, for the data path.
 func (ep Endpoint) connect(ctx context.Context, addr string) (*kclient.Conn, error) {

@@ -149,7 +149,9 @@ type pipeline struct {
 	logStart    int64
 	halt        *haltRecord
 	waiting     string // why it waits, empty if it does not
-	lowered     bool   // the target took less than maxBytes said, which was lowered
+	waitsSince  time.Time
+	parked      bool // see slot.park
+	lowered     bool // the target took less than maxBytes said, which was lowered
 	started     bool
 	checkBelow  int64 // native source records below it may be on the target already, see startRecord
 	resolved    string
@@ -222,7 +224,7 @@ func (p *pipeline) feed(f fetched) {
 	if f.logStart >= 0 {
 		p.logStart = f.logStart
 	}
-	if len(p.ready)+len(p.flying) == 0 {
+	if len(p.ready)+len(p.flying) == 0 && !p.parked {
 		p.waiting = "" // the source answers, and the target owes nothing
 	}
 	if len(f.bytes) == 0 {
@@ -347,69 +349,6 @@ func (p *pipeline) advance(next int64, epoch int32) {
 	if epoch >= 0 {
 		p.last = epoch
 	}
-}
-
-// pass makes an item of a batch that stays closed.
-func (p *pipeline) pass(batch []byte, prod *producer, mem *memory, from, held int64) bool {
-	h, err := kbatch.ParseHeader(batch)
-	if err != nil {
-		p.stop(dr.HaltCorrupt, fmt.Sprintf("source offset %d: %v", from, err))
-		return false
-	}
-	p.push(&item{
-		bytes: batch, mem: mem.hold(), count: h.Count, pieces: []kbatch.Piece{{SourceOffset: h.BaseOffset, Count: h.Count}},
-		from: from, producer: prod, newest: h.MaxTimestamp, held: held,
-	})
-	return true
-}
-
-// assemble turns inputs into items. What was assembled before a bad record is
-// kept; then it reports false and the source offset that was reached.
-func (p *pipeline) assemble(inputs []kbatch.Input, prod *producer, from, held int64) (reached int64, ok bool) {
-	p.assembler.Codec, p.assembler.MaxBytes, p.assembler.TargetBytes = p.codec, p.maxBytes, min(mergeTarget, p.maxBytes)
-	outs, err := p.assembler.Assemble(inputs)
-	for i, o := range outs {
-		it := &item{bytes: o.Batch, count: o.Count, pieces: o.Pieces, from: from, producer: prod, newest: o.MaxTimestamp, owned: true}
-		if i == len(outs)-1 {
-			it.held = held
-		}
-		p.push(it)
-		from = o.LastSource + 1
-	}
-	if err == nil {
-		return from, true
-	}
-	if large, ok := errors.AsType[*kbatch.TooLargeError](err); ok {
-		p.stop(dr.HaltTooLarge, fmt.Sprintf("the record at source offset %d makes a batch of %d bytes, target topic %s takes %d (max.message.bytes)", large.Offset, large.Size, p.target, large.Max))
-		return large.Offset, false
-	}
-	p.stop(dr.HaltCorrupt, fmt.Sprintf("source offsets from %d on: %v", from, err))
-	return from, false
-}
-
-// push gives an item its sequence and finds the intents it needs.
-func (p *pipeline) push(it *item) {
-	l := p.lanes[it.producer]
-	if l == nil {
-		l = &lane{}
-		p.lanes[it.producer] = l
-		p.newLane = true
-	}
-	it.seq = l.seq
-	for _, pc := range it.pieces {
-		if !l.started || pc.SourceOffset != l.pieceSrc+l.seq-l.pieceSeq {
-			l.pieceSeq, l.pieceSrc, l.started = l.seq, pc.SourceOffset, true
-			it.rows = append(it.rows, intentRow{Producer: it.producer.txn, Epoch: it.producer.epoch, Seq: l.seq, Src: pc.SourceOffset})
-		}
-		l.seq += int64(pc.Count)
-	}
-	if len(it.rows) > 0 || p.quiescent {
-		p.intents++
-		p.unsaved = append(p.unsaved, it.rows...)
-		p.unsavedTo = p.intents
-	}
-	it.intent, it.before = p.intents, p.last
-	p.ready = append(p.ready, it)
 }
 
 // stop halts the pipeline. Items that are ready or flying still arrive.

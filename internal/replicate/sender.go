@@ -25,6 +25,7 @@ const (
 	answerWithin      = produceTimeout + 10*time.Second
 	idleWithin        = 4 * time.Minute // then the connection is closed; brokers do so after 10 (connections.max.idle.ms)
 	dialWithin        = 10 * time.Second
+	dialPatience      = time.Second
 )
 
 // shipment is one batch on its way through a sender. stop is shared by all
@@ -141,13 +142,12 @@ func (s *sender) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			s.mu.Lock()
-			left := s.mu.queue
-			s.mu.queue, s.mu.closed = nil, true
+			s.mu.closed = true
 			if s.mu.conn != nil {
 				s.mu.conn.Close()
 			}
 			s.mu.Unlock()
-			refuse(left, errNotSent)
+			s.refuseAll(errNotSent)
 			return
 		case <-s.wake:
 		case <-pause.C:
@@ -188,23 +188,35 @@ func (s *sender) paused() time.Duration {
 	return max(time.Until(s.mu.notUntil), time.Millisecond)
 }
 
-// dial opens the connection. Where that fails, what waits is given back.
+// dial opens the connection. Where that fails or takes long, what waits is given
+// back: its leader may be another broker by then.
 func (s *sender) dial(ctx context.Context) {
 	dialCtx, cancel := context.WithTimeout(ctx, dialWithin)
 	defer cancel()
-	conn, err := s.connect(dialCtx, s.node)
+	var conn *kclient.Conn
+	var err error
 	probe := kmsg.NewPtrProduceRequest()
-	if err == nil {
-		if err = conn.SetVersion(probe); err != nil {
-			conn.Close()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if conn, err = s.connect(dialCtx, s.node); err == nil {
+			if err = conn.SetVersion(probe); err != nil {
+				conn.Close()
+			}
+		}
+	}()
+	patience := time.NewTicker(dialPatience)
+	defer patience.Stop()
+	for waiting := true; waiting; {
+		select {
+		case <-ended:
+			waiting = false
+		case <-patience.C:
+			s.refuseAll(fmt.Errorf("%w: connecting to broker %d takes long", errNotSent, s.node))
 		}
 	}
 	if err != nil {
-		s.mu.Lock()
-		left := s.mu.queue
-		s.mu.queue = nil
-		s.mu.Unlock()
-		refuse(left, fmt.Errorf("%w: %w", errNotSent, err))
+		s.refuseAll(fmt.Errorf("%w: %w", errNotSent, err))
 		return
 	}
 	s.mu.Lock()
@@ -215,6 +227,15 @@ func (s *sender) dial(ctx context.Context) {
 	if err != nil {
 		conn.Close() // the reader tells
 	}
+}
+
+// refuseAll gives back what waits.
+func (s *sender) refuseAll(err error) {
+	s.mu.Lock()
+	left := s.mu.queue
+	s.mu.queue = nil
+	s.mu.Unlock()
+	refuse(left, err)
 }
 
 // flush writes requests while there is something to write and room for it.
@@ -247,9 +268,6 @@ func (s *sender) next() (*flight, *kclient.Conn) {
 		f = &flight{req: newProduce(batchesOf(now)), correlation: s.mu.correlation, now: now}
 		f.req.SetVersion(s.mu.version)
 		s.mu.correlation = (s.mu.correlation + 1) & (1<<31 - 1)
-		if len(s.mu.flights) == 0 {
-			_ = conn.ReadWithin(answerWithin) // fails on a closed connection only, as the write will
-		}
 		s.mu.flights = append(s.mu.flights, f)
 	} else {
 		dropped = append(dropped, now...)
@@ -278,7 +296,7 @@ func (s *sender) read(conn *kclient.Conn) {
 		return buf[:n]
 	}
 	for {
-		frame, err := conn.ReadFrame(buffer)
+		frame, err := conn.ReadFrame(answerWithin, buffer)
 		if err == nil {
 			err = s.land(conn, frame)
 		}

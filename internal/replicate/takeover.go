@@ -382,5 +382,6 @@ func (s *slot) startFetch(p *pipeline) {
 		}
 		return
 	}
+	p.parked = false
 	s.e.fetch.start(p.id, p.topic, p.gen, p.next, p.last, func(f fetched) { s.box.add(event{fetched: &f}) }, s.poke)
 }

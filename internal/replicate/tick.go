@@ -17,6 +17,7 @@ func (s *slot) onTick(io context.Context) {
 	src, tgt := s.e.source.meta(), s.e.target.meta()
 	for _, p := range s.pipes {
 		s.watch(p, src, tgt)
+		s.park(p, now, tgt)
 		if len(p.ready) > 0 || len(p.queue) > 0 || p.doubt != nil {
 			s.touched[p] = struct{}{}
 		}

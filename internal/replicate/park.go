@@ -1,0 +1,79 @@
+package replicate
+
+import "time"
+
+// parkAfter is how long a partition may wait for its target with fetched
+// batches in memory.
+const parkAfter = 2 * time.Second
+
+// parkedEvery is how often the source is asked for the offsets of such a
+// partition.
+const parkedEvery = time.Second
+
+// park lets go what a waiting pipeline has fetched and not sent, so that those
+// whose target answers have the memory. Meanwhile the source is only asked how
+// far it is, and what was sent and refused is tried again and again: its answer,
+// or a leader where nothing is left to try, ends the parking.
+func (s *slot) park(p *pipeline, now time.Time, tgt *clusterMeta) {
+	switch {
+	case p.halt != nil || p.unfenced || p.doubt != nil:
+	case p.waiting == "":
+		p.waitsSince = time.Time{}
+		s.unpark(p)
+	case p.parked:
+		pm, ok := tgt.partition(p.targetID, p.id.partition)
+		if len(p.ready)+len(p.flying) == 0 && ok && pm.leader >= 0 {
+			p.waiting = ""
+		}
+	case p.waitsSince.IsZero():
+		p.waitsSince = now
+	case now.Sub(p.waitsSince) >= parkAfter && len(p.queue)+len(p.ready) > p.sentAndRefused():
+		s.e.fetch.park(p.id, p.gen, 0, 0, 0) // nothing comes behind what is in the mailbox now
+		s.handle()
+		p.rewind()
+		p.parked = true
+		s.e.fetch.park(p.id, p.gen, p.next, p.last, p.held())
+	}
+}
+
+func (s *slot) unpark(p *pipeline) {
+	if p.parked {
+		p.parked = false
+		s.e.fetch.unpark(p.id, p.gen)
+	}
+}
+
+// held returns the bytes of the items that are ready or flying.
+func (p *pipeline) held() (n int64) {
+	for _, it := range p.ready {
+		n += it.held
+	}
+	for _, it := range p.flying {
+		n += it.held
+	}
+	return n
+}
+
+// park has a partition asked only for its offsets, once a second; held bytes of
+// it stay counted, and offset and epoch are where reading goes on.
+func (f *fetcher) park(id tp, gen uint64, offset int64, epoch int32, held int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old := f.mu.parts[id]
+	if old == nil || old.gen != gen {
+		return
+	}
+	f.mu.buffered += held - old.buffered
+	// Another object: an answer that is under way belongs to the old one.
+	f.mu.parts[id] = &fetchPart{id: id, topic: old.topic, gen: gen, next: offset, epoch: epoch, buffered: held, parked: true, notUntil: time.Now().Add(parkedEvery), sink: old.sink, then: old.then}
+	f.wakeLocked()
+}
+
+func (f *fetcher) unpark(id tp, gen uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p := f.mu.parts[id]; p != nil && p.gen == gen && p.parked {
+		p.parked, p.notUntil = false, time.Time{}
+		f.wakeLocked()
+	}
+}
