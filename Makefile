@@ -5,8 +5,9 @@ CORE    := ./internal/kbatch/... ./internal/offsets/... ./internal/replicate/...
 FUZZTIME ?= 30s
 SEED    ?=
 SEEDS   ?=
+KILLS   ?= 50
 
-.PHONY: help build test sim race lint fuzz ci quickstart clean
+.PHONY: help build test sim kills race lint fuzz ci quickstart clean
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -18,6 +19,9 @@ test: ## all tests; those on real Kafka are skipped, and say why, where Java or 
 
 sim: ## replicators on fake Kafka in fake time: SEEDS=N scenarios, or SEED=N for one of them (SEED and SEEDS: N from SEED on)
 	ANABRANCH_SIM_SEED=$(SEED) ANABRANCH_SIM_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 0 -v -run TestFake_Seeds ./tests/sim
+
+kills: ## workers killed and brokers restarted under load on real Kafka, then every record compared: KILLS=N kills, SEED=N repeats the random choices
+	ANABRANCH_REQUIRE_KAFKA=1 ANABRANCH_TEST_KILLS=$(KILLS) ANABRANCH_TEST_SEED=$(SEED) $(GO) test -count=1 -timeout 0 -v -run '^TestReal_Kills' ./internal/replicate
 
 race: ## the packages of the data path under the race detector
 	$(GO) test -race $(CORE)

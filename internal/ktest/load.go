@@ -51,6 +51,8 @@ type LoadOptions struct {
 	// MaxValueBytes and MinValueBytes bound the size of values that are neither
 	// null nor empty, before the id is added; the maximum is 300 if 0.
 	MaxValueBytes, MinValueBytes int
+	// MaxAge bounds how old the timestamps of records are, one hour if 0.
+	MaxAge time.Duration
 	// Seed makes the shapes of the records repeatable.
 	Seed uint64
 	// Name makes ids and transactional ids unique among loads, Cluster if empty.
@@ -74,6 +76,9 @@ func RunLoad(ctx context.Context, o LoadOptions) error {
 	}
 	if o.MaxValueBytes == 0 {
 		o.MaxValueBytes = 300
+	}
+	if o.MaxAge == 0 {
+		o.MaxAge = time.Hour
 	}
 	if o.Name == "" {
 		o.Name = o.Cluster
@@ -265,14 +270,14 @@ func (w *loadWriter) firstErr() error {
 }
 
 // next makes a record of a random shape: null, empty and filled keys and
-// values, no to three headers, timestamps up to an hour old. Its id is in the
+// values, no to three headers, timestamps up to MaxAge old. Its id is in the
 // value where there is one, else in a header.
 func (w *loadWriter) next() *kgo.Record {
 	id := fmt.Sprintf("%s/%s/%d", w.o.Name, w.topic.Name, w.count)
 	w.count++
 	r := &kgo.Record{
 		Topic: w.topic.Name, Partition: w.rng.Int32N(w.topic.Partitions),
-		Timestamp: time.UnixMilli(time.Now().UnixMilli() - w.rng.Int64N(3_600_000)),
+		Timestamp: time.UnixMilli(time.Now().UnixMilli() - w.rng.Int64N(max(1, w.o.MaxAge.Milliseconds()))),
 	}
 	switch shape := w.rng.IntN(10); {
 	case w.topic.Kind == Compacted:

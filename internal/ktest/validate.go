@@ -201,8 +201,13 @@ func CheckLatest(h History, log *Log) []Violation {
 	}
 	latest := make(map[key]Produced)
 	open := make(map[key]bool)
+	aborted := make(map[string]bool)
 	for _, p := range h.Produced {
-		if p.Record.Topic != log.Topic || p.Outcome == Aborted {
+		if p.Record.Topic != log.Topic {
+			continue
+		}
+		if p.Outcome == Aborted {
+			aborted[p.ID] = true
 			continue
 		}
 		k := key{p.Record.Partition, string(p.Record.Key)}
@@ -216,7 +221,9 @@ func CheckLatest(h History, log *Log) []Violation {
 	for _, part := range log.Partitions {
 		last := make(map[string]Record)
 		for _, r := range part.Records {
-			last[string(r.Key)] = r
+			if !aborted[IDOf(r)] {
+				last[string(r.Key)] = r
+			}
 		}
 		for _, k := range slices.Sorted(maps.Keys(last)) {
 			want, ok := latest[key{part.Partition, k}]

@@ -2,170 +2,378 @@ package replicate_test
 
 import (
 	"context"
-	"encoding/json"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"os/signal"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kstate"
 	"github.com/anabranch/anabranch/internal/ktest"
-	"github.com/anabranch/anabranch/internal/replicate"
 )
 
-// child is what a worker process is told.
-type child struct {
-	Name, ID       string
-	Source, Target []string
-	Topics         []string // patterns; none means all
-	Version        int      // of the configuration; 0 means 1
-}
-
-// change makes the options of a worker as the child is told.
-func (c child) change(o *replicate.Options) {
-	if len(c.Topics) > 0 {
-		o.Filter, _ = dr.NewTopicFilter(c.Topics, nil)
+// number returns a number from the environment, or the other one.
+func number(tb testing.TB, env string, otherwise uint64) uint64 {
+	tb.Helper()
+	s := os.Getenv(env)
+	if s == "" {
+		return otherwise
 	}
-	o.Version = max(1, c.Version)
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		tb.Fatalf("%s: %v", env, err)
+	}
+	return n
 }
 
-const childEnv = "ANABRANCH_TEST_WORKER"
+// killWriter is one producer on each side.
+type killWriter struct {
+	name       string
+	kind       ktest.TopicKind
+	codec      kgo.CompressionCodec
+	rate, most int // records a second, and in all; 0 means no bound
+	bytes      int // of a value; 0 means up to 300
+	age        time.Duration
+}
 
-// addresses is a cluster that is known by its addresses only.
-type addresses []string
+// killTopics are what the kill test writes, on both sides at once.
+var killTopics = []struct {
+	name    string
+	configs map[string]*string
+	writers []killWriter
+}{
+	{"plain", nil, []killWriter{{name: "w", codec: kgo.NoCompression(), rate: 150}}},
+	{"codecs", nil, []killWriter{
+		{name: "none", codec: kgo.NoCompression(), rate: 40},
+		{name: "gzip", codec: kgo.GzipCompression(), rate: 40},
+		{name: "snappy", codec: kgo.SnappyCompression(), rate: 40},
+		{name: "lz4", codec: kgo.Lz4Compression(), rate: 40},
+		{name: "zstd", codec: kgo.ZstdCompression(), rate: 40},
+	}},
+	{"txn", nil, []killWriter{
+		{name: "one", kind: ktest.Transactional, codec: kgo.ZstdCompression(), rate: 100},
+		{name: "two", kind: ktest.Transactional, codec: kgo.NoCompression(), rate: 100},
+		{name: "outside", codec: kgo.GzipCompression(), rate: 20},
+	}},
+	// Segments roll by the timestamps of records, so with these the cleaner works
+	// during the kills, too.
+	{"keyed", map[string]*string{
+		"cleanup.policy": new("compact"), "segment.ms": new("4000"), "min.cleanable.dirty.ratio": new("0.01"),
+	}, []killWriter{
+		{name: "none", kind: ktest.Compacted, codec: kgo.NoCompression(), rate: 80, age: time.Millisecond},
+		{name: "lz4", kind: ktest.Compacted, codec: kgo.Lz4Compression(), rate: 80, age: time.Millisecond},
+	}},
+	{"large", nil, []killWriter{{name: "w", codec: kgo.NoCompression(), rate: 2, most: 250, bytes: 200 << 10}}},
+}
 
-func (a addresses) BootstrapServers() []string { return a }
-func (a addresses) ID() string                 { return "" }
-func (a addresses) ClientOptions() []kgo.Opt   { return []kgo.Opt{kgo.SeedBrokers(a...)} }
+const killPartitions = 3
 
-// TestMain runs a worker instead of the tests when it is told to: the tests
-// start this binary again, and kill it.
-func TestMain(m *testing.M) {
-	spec := os.Getenv(childEnv)
-	if spec == "" {
-		// The tests on real Kafka mostly wait: for sessions to end, for brokers
-		// to start. So more of them run at once than there are processors.
-		flag.Parse()
-		if p := flag.Lookup("test.parallel"); p != nil && p.Value.String() == p.DefValue {
-			if err := flag.Set("test.parallel", "4"); err != nil {
-				panic(err)
-			}
+// workersEach is the number of workers of each replicator.
+const workersEach = 2
+
+// killRun is one run of the kill test.
+type killRun struct {
+	t          *testing.T
+	seed       uint64
+	rng        *rand.Rand // of the test's goroutine
+	sides      map[string]*ktest.Cluster
+	workers    map[string][]*process // by replicator, "ab" and "ba"
+	recorder   ktest.Recorder
+	logs       string // directory
+	left       int    // kills still to make
+	every      int    // kills between two restarts of a broker
+	restarting sync.WaitGroup
+
+	kills    map[string]int // by replicator
+	phases   map[phase]int  // what the killed workers were doing
+	pairs    int            // times that all workers of a replicator were killed at once
+	restarts map[string]int // by side
+}
+
+func newKillRun(t *testing.T) *killRun {
+	t.Helper()
+	r := &killRun{
+		t: t, seed: number(t, "ANABRANCH_TEST_SEED", rand.Uint64N(1_000_000)), left: int(number(t, "ANABRANCH_TEST_KILLS", 6)),
+		sides: map[string]*ktest.Cluster{}, workers: map[string][]*process{},
+		kills: map[string]int{}, phases: map[phase]int{}, restarts: map[string]int{},
+	}
+	r.rng = rand.New(rand.NewPCG(r.seed, 0))
+	r.every = max(1, min(5, r.left/2))
+	t.Logf("ANABRANCH_TEST_SEED=%d ANABRANCH_TEST_KILLS=%d", r.seed, r.left)
+	var err error
+	if r.logs, err = os.MkdirTemp("", "kills-"); err != nil { //nolint:usetesting // it stays when the test fails
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the logs are in %s; ANABRANCH_TEST_SEED=%d repeats the choices", r.logs, r.seed)
+			return
 		}
-		os.Exit(m.Run()) //nolint:forbidigo // the test binary is a command of its own
+		if err := os.RemoveAll(r.logs); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// keepLog copies the log of a side's broker to those of the workers when the test
+// failed: the cluster is removed.
+func (r *killRun) keepLog(side string) {
+	if !r.t.Failed() {
+		return
 	}
-	var c child
-	if err := json.Unmarshal([]byte(spec), &c); err != nil {
-		panic(err)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	w, err := newWorker(c.Name, c.ID, addresses(c.Source), addresses(c.Target), c.change)
+	text, err := os.ReadFile(r.sides[side].LogFile(0))
 	if err == nil {
-		err = w.Run(ctx)
+		err = os.WriteFile(filepath.Join(r.logs, "broker-"+side+".log"), text, 0o600)
 	}
 	if err != nil {
-		panic(err)
+		r.t.Error(err)
 	}
 }
 
-func spawn(tb testing.TB, name, id string, src, tgt ktest.Broker) *exec.Cmd {
-	tb.Helper()
-	return spawnChild(tb, child{Name: name, ID: id}, src, tgt)
+// ends returns source and target of a replicator.
+func (r *killRun) ends(replicator string) (src, tgt ktest.Broker) {
+	return r.sides[replicator[:1]], r.sides[replicator[1:]]
 }
 
-// spawnChild starts a worker process.
-func spawnChild(tb testing.TB, c child, src, tgt ktest.Broker) *exec.Cmd {
-	tb.Helper()
-	c.Source, c.Target = src.BootstrapServers(), tgt.BootstrapServers()
-	spec, err := json.Marshal(c)
+// upTo returns a random time.
+func (r *killRun) upTo(d time.Duration) time.Duration { return time.Duration(r.rng.Int64N(int64(d))) }
+
+// start starts worker i of a replicator, again or for the first time.
+func (r *killRun) start(replicator string, i int) *process {
+	r.t.Helper()
+	src, tgt := r.ends(replicator)
+	id := fmt.Sprintf("%s-%d", replicator, i)
+	p := startProcess(r.t, filepath.Join(r.logs, id+".log"), child{Name: replicator, ID: id}, src, tgt)
+	r.workers[replicator][i] = p
+	return p
+}
+
+// kill ends workers of a replicator at once, as far as kills are left.
+func (r *killRun) kill(replicator string, which ...int) {
+	r.t.Helper()
+	which = which[:min(len(which), r.left)]
+	for _, i := range which {
+		r.phases[r.workers[replicator][i].kill(r.t)]++
+	}
+	for _, i := range which {
+		r.workers[replicator][i].gone(r.t)
+	}
+	if len(which) == workersEach {
+		r.pairs++
+	}
+	for range which {
+		r.kills[replicator]++
+		if r.left--; r.left%r.every == 0 {
+			r.restartBroker()
+		}
+	}
+}
+
+// restartBroker kills the broker of one side and starts it again, while the
+// kills go on.
+func (r *killRun) restartBroker() {
+	side := []string{"a", "b"}[(r.restarts["a"]+r.restarts["b"])%2]
+	r.restarting.Wait()
+	r.restarts[side]++
+	c, down := r.sides[side], r.upTo(2*time.Second)
+	r.restarting.Go(func() {
+		if err := c.KillBroker(0); err != nil {
+			r.t.Errorf("kill the broker of %s: %v", side, err)
+		}
+		time.Sleep(down)
+		if err := c.StartBroker(r.t.Context(), 0); err != nil {
+			r.t.Errorf("start the broker of %s: %v", side, err)
+		}
+	})
+}
+
+// disturb makes all kills. Each way comes up in every turn.
+func (r *killRun) disturb() {
+	ways := []func(replicator string, i int){r.killAtStart, r.killInTakeOver, r.killAll, r.killSuccessor, r.killAny, r.killAny}
+	for turn := 0; r.left > 0; turn++ {
+		if turn > 0 { // The first turn begins with the ways that matter most.
+			r.rng.Shuffle(len(ways), func(i, j int) { ways[i], ways[j] = ways[j], ways[i] })
+		}
+		for _, way := range ways {
+			if r.left == 0 {
+				break
+			}
+			replicator, i := []string{"ab", "ba"}[r.rng.IntN(2)], r.rng.IntN(workersEach)
+			if r.rng.IntN(4) > 0 { // The rest comes whatever is going on.
+				r.awaitCopying(replicator)
+			}
+			time.Sleep(r.upTo(2 * time.Second))
+			way(replicator, i)
+		}
+	}
+	r.restarting.Wait()
+}
+
+// awaitCopying waits until all workers of a replicator have slots, for a while:
+// a broker that is down may be in the way.
+func (r *killRun) awaitCopying(replicator string) {
+	limit := time.Now().Add(20 * time.Second)
+	for _, p := range r.workers[replicator] {
+		for p.phase() != copying && time.Now().Before(limit) {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+}
+
+// killAny kills a worker at a random moment.
+func (r *killRun) killAny(replicator string, i int) {
+	r.kill(replicator, i)
+	r.start(replicator, i)
+}
+
+// killAtStart kills a worker again right after its start.
+func (r *killRun) killAtStart(replicator string, i int) {
+	r.killAny(replicator, i)
+	time.Sleep(r.upTo(1500 * time.Millisecond))
+	r.killAny(replicator, i)
+}
+
+// killInTakeOver kills a worker again while it takes its slots over from its
+// dead self.
+func (r *killRun) killInTakeOver(replicator string, i int) {
+	r.killAny(replicator, i)
+	r.workers[replicator][i].awaitTail(8 * time.Second)
+	time.Sleep(r.upTo(10 * time.Millisecond))
+	r.killAny(replicator, i)
+}
+
+// killAll kills all workers of a replicator at once.
+func (r *killRun) killAll(replicator string, i int) {
+	r.kill(replicator, i, 1-i)
+	r.start(replicator, i)
+	r.revive(replicator)
+}
+
+// killSuccessor kills a worker for good, and the other one while it takes over
+// the slots, after the session of the first has ended.
+func (r *killRun) killSuccessor(replicator string, i int) {
+	other := r.workers[replicator][1-i]
+	other.forgetTails()
+	r.kill(replicator, i)
+	other.awaitTail(12 * time.Second)
+	time.Sleep(r.upTo(10 * time.Millisecond))
+	r.kill(replicator, 1-i)
+	r.revive(replicator)
+}
+
+// revive starts the workers that are dead.
+func (r *killRun) revive(replicator string) {
+	r.t.Helper()
+	for i, p := range r.workers[replicator] {
+		if p.dead() {
+			r.start(replicator, i)
+		}
+	}
+}
+
+// write runs the load of one writer on one side until ctx ends.
+func (r *killRun) write(ctx context.Context, topic, side string, w killWriter, seed uint64) {
+	err := ktest.RunLoad(ctx, ktest.LoadOptions{
+		Broker: r.sides[side], Cluster: side, Recorder: &r.recorder, Seed: r.seed + seed, Name: side + "-" + w.name,
+		PerSecond: w.rate, MaxRecords: w.most, MinValueBytes: w.bytes, MaxValueBytes: w.bytes, MaxAge: w.age,
+		Topics: []ktest.LoadTopic{{Name: topic, Partitions: killPartitions, Kind: w.kind, Codec: &w.codec}},
+		// A broker that was killed knows only the last batch of a producer: with
+		// more under way the producer itself would write twice.
+		Client: []kgo.Opt{kgo.MaxProduceRequestsInflightPerBroker(1)},
+	})
 	if err != nil {
-		tb.Fatal(err)
+		r.t.Errorf("writer %s of %s on %s: %v", w.name, topic, side, err)
 	}
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"="+string(spec))
-	cmd.Stderr = os.Stderr
-	dieWithParent(cmd)
-	if err := cmd.Start(); err != nil {
-		tb.Fatal(err)
-	}
-	return cmd
 }
 
-// kills is how many kills a run makes; the environment can ask for more.
-func kills(tb testing.TB) int {
-	if s := os.Getenv("ANABRANCH_TEST_KILLS"); s != "" {
-		n, err := strconv.Atoi(s)
+// history is what was written to a topic.
+func (r *killRun) history() ktest.History {
+	h := r.recorder.History()
+	h.Compacted = map[string]bool{"keyed": true}
+	return h
+}
+
+// view is what one kind of reader sees on one side.
+type view struct {
+	side   string
+	reader ktest.Isolation
+}
+
+var views = []view{{"a", ktest.ReadCommitted}, {"a", ktest.ReadUncommitted}, {"b", ktest.ReadCommitted}, {"b", ktest.ReadUncommitted}}
+
+// look reads a topic on both sides, and lets them settle what the writers do not
+// know.
+func (r *killRun) look(topic string) (ktest.History, map[view]*ktest.Log) {
+	r.t.Helper()
+	logs := map[view]*ktest.Log{}
+	for _, v := range views {
+		log, err := ktest.Read(r.t.Context(), r.sides[v.side], topic, v.reader)
 		if err != nil {
-			tb.Fatal(err)
+			r.t.Fatal(err)
 		}
-		return n
+		logs[v] = log
 	}
-	return 6
+	h := r.history()
+	for side := range r.sides {
+		h = h.Settle(side, logs[view{side, ktest.ReadCommitted}], logs[view{side, ktest.ReadUncommitted}])
+	}
+	return h, logs
 }
 
-// load writes to a topic until stop is set: numbered records of a producer,
-// plain or in transactions of which some abort. It returns how many committed
-// records each key-prefix wrote.
-func load(tb testing.TB, b ktest.Broker, topic, name string, txn bool, stop *atomic.Bool) int {
-	opts := []kgo.Opt{kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(time.Millisecond)}
-	if txn {
-		opts = append(opts, kgo.TransactionalID("load-"+name))
-	}
-	cl := client(tb, b, opts...)
-	n, committed := 0, 0
-	var tmpl []*kgo.Record
-	for !stop.Load() {
-		tmpl = tmpl[:0]
-		for range 1 + rand.IntN(20) {
-			tmpl = append(tmpl, &kgo.Record{
-				Partition: int32(n % 3), Key: fmt.Appendf(nil, "%s-%d", name, n%3), Value: fmt.Appendf(nil, "%s/%d", name, n),
-				Headers: []kgo.RecordHeader{{Key: "n", Value: fmt.Append(nil, n)}},
-			})
-			n++
-		}
-		if !txn {
-			if err := cl.ProduceSync(context.Background(), tmpl...).FirstErr(); err != nil {
-				tb.Errorf("produce: %v", err)
-				return committed
-			}
-			committed = n
-			time.Sleep(time.Duration(rand.IntN(4)) * time.Millisecond)
-			continue
-		}
-		if err := cl.BeginTransaction(); err != nil {
-			tb.Errorf("begin: %v", err)
-			return committed
-		}
-		commit := kgo.TransactionEndTry(rand.IntN(4) > 0)
-		for _, r := range tmpl {
-			if !commit {
-				r.Value = []byte("aborted")
+// settled looks at a topic until all has arrived, done agrees, and nothing moves
+// any more. It gives up after a while: what is missing is the verdict's.
+func (r *killRun) settled(topic string, done func(map[view]*ktest.Log) bool) (ktest.History, map[view]*ktest.Log) {
+	r.t.Helper()
+	limit := time.Now().Add(90 * time.Second)
+	_, before := r.look(topic)
+	for {
+		time.Sleep(time.Second)
+		h, logs := r.look(topic)
+		missing, moves := 0, 0
+		for _, v := range views {
+			moves += len(ktest.CheckStill(before[v], logs[v]))
+			for _, x := range ktest.CheckSet(h, v.side, logs[v]) {
+				if x.Kind == ktest.Lost {
+					missing++
+				}
 			}
 		}
-		if err := cl.ProduceSync(context.Background(), tmpl...).FirstErr(); err != nil {
-			tb.Errorf("produce: %v", err)
-			return committed
+		if missing == 0 && moves == 0 && done(logs) {
+			return h, logs
 		}
-		if err := cl.EndTransaction(context.Background(), commit); err != nil {
-			tb.Errorf("end: %v", err)
-			return committed
+		if time.Now().After(limit) {
+			r.t.Errorf("%s: not settled: %d records are missing, %d ends move, what else is awaited is there: %v", topic, missing, moves, done(logs))
+			return h, logs
 		}
-		time.Sleep(time.Duration(rand.IntN(4)) * time.Millisecond)
+		before = logs
 	}
-	return committed
+}
+
+// compact makes the cleaner go over all that was written so far, and waits for
+// it: records that are newer by more than a segment's time make segments roll.
+func (r *killRun) compact(topic string) (ktest.History, map[view]*ktest.Log) {
+	r.t.Helper()
+	written := r.history().Count(topic, ktest.Acknowledged)
+	time.Sleep(5 * time.Second) // Behind what comes now, all segments have rolled.
+	for side := range r.sides {
+		r.write(r.t.Context(), topic, side, killWriter{name: "last", kind: ktest.Compacted, codec: kgo.NoCompression(), rate: 100, most: 60, age: time.Millisecond}, 1000)
+	}
+	left := func(logs map[view]*ktest.Log, side string) int {
+		return len(logs[view{side, ktest.ReadUncommitted}].Records())
+	}
+	h, logs := r.settled(topic, func(logs map[view]*ktest.Log) bool {
+		return left(logs, "a") < written/2 && left(logs, "b") < written/2
+	})
+	r.t.Logf("%s: of %d records the cleaner left %d on a and %d on b", topic, written, left(logs, "a"), left(logs, "b"))
+	return h, logs
 }
 
 // awaitCreated waits until a replicator has decided where it starts: what both
@@ -185,130 +393,79 @@ func awaitCreated(t *testing.T, target ktest.Broker, name string) {
 	await(t, name+" is created", 30*time.Second, func() bool { _, ok := table.Get(0, "c/created/"+name); return ok })
 }
 
-// TestReal_KillsLoseAndDoubleNothing kills the workers of both directions at
-// random moments under load and then compares the two clusters.
+// TestReal_KillsLoseAndDoubleNothing kills the workers of both directions under
+// load, with kill -9, and restarts the brokers meanwhile. Then readers of both
+// kinds must see on both sides what was written on either, and nothing else.
+// ANABRANCH_TEST_KILLS is the number of kills, ANABRANCH_TEST_SEED repeats the
+// random choices.
 func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 	t.Parallel() // most of it is waiting
-	a := ktest.RealCluster(t, ktest.Options{})
-	b := ktest.RealCluster(t, ktest.Options{})
-	compact := "compact"
-	for _, c := range []ktest.Broker{a, b} {
-		createTopic(t, c, "plain", 3, nil)
-		createTopic(t, c, "txn", 3, nil)
-		createTopic(t, c, "keyed", 3, map[string]*string{"cleanup.policy": &compact})
+	r := newKillRun(t)
+	for _, side := range []string{"a", "b"} {
+		r.sides[side] = ktest.RealCluster(t, ktest.Options{Properties: map[string]string{"log.cleaner.backoff.ms": "500"}})
+		t.Cleanup(func() { r.keepLog(side) })
+		for _, topic := range killTopics {
+			createTopic(t, r.sides[side], topic.name, killPartitions, topic.configs)
+		}
 	}
-	ab, ba := spawn(t, "ab", "w-ab", a, b), spawn(t, "ba", "w-ba", b, a)
-	var stop atomic.Bool
+	for _, replicator := range []string{"ab", "ba"} {
+		r.workers[replicator] = make([]*process, workersEach)
+		for i := range workersEach {
+			r.start(replicator, i)
+		}
+	}
+	awaitCreated(t, r.sides["b"], "ab")
+	awaitCreated(t, r.sides["a"], "ba")
+	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	awaitCreated(t, b, "ab")
-	awaitCreated(t, a, "ba")
-	for name, c := range map[string]ktest.Broker{"a": a, "b": b} {
-		for _, topic := range []string{"plain", "txn", "keyed"} {
-			wg.Go(func() { load(t, c, topic, name+topic, topic == "txn", &stop) })
+	seed := uint64(0)
+	for _, topic := range killTopics {
+		for _, w := range topic.writers {
+			for _, side := range []string{"a", "b"} {
+				seed++
+				wg.Go(func() { r.write(ctx, topic.name, side, w, seed) })
+			}
 		}
 	}
-	for i := range kills(t) {
-		time.Sleep(time.Duration(500+rand.IntN(2500)) * time.Millisecond)
-		victim, name, id, src, tgt := &ab, "ab", "w-ab", ktest.Broker(a), ktest.Broker(b)
-		if i%2 == 1 {
-			victim, name, id, src, tgt = &ba, "ba", "w-ba", b, a
-		}
-		if err := (*victim).Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		(*victim).Wait() //nolint:errcheck // it was killed
-		*victim = spawn(t, name, id, src, tgt)
-	}
+	began := time.Now()
+	r.disturb()
 	time.Sleep(2 * time.Second)
-	stop.Store(true)
+	stop()
 	wg.Wait()
-	for _, topic := range []string{"plain", "txn", "keyed"} {
-		settle(t, a, b, topic, 60*time.Second)
-		sameSets(t, topic, read(t, a, topic, kgo.ReadCommitted()), read(t, b, topic, kgo.ReadCommitted()))
-		sameSets(t, topic, withoutAborted(t, a, topic, "a"), withoutAborted(t, b, topic, "b"))
-	}
-	for _, c := range []*exec.Cmd{ab, ba} {
-		c.Process.Signal(syscall.SIGTERM) //nolint:errcheck // checked by Wait
-		if err := c.Wait(); err != nil {
-			t.Errorf("worker: %v", err)
+	t.Logf("%s", r.summary(time.Since(began)))
+	var rows []row
+	for _, topic := range killTopics {
+		h, logs := r.settled(topic.name, func(map[view]*ktest.Log) bool { return true })
+		if topic.name == "keyed" {
+			h, logs = r.compact(topic.name)
+		}
+		if topic.name == "txn" && (h.Count("txn", ktest.Aborted) == 0 || h.Count("txn", ktest.Acknowledged) == 0) {
+			t.Error("txn: no transactions of both outcomes were written")
+		}
+		found, bad := judge(h, topic.name, logs)
+		rows = append(rows, found...)
+		if len(bad) > 0 {
+			t.Errorf("%s: %s", topic.name, ktest.Summary(bad))
 		}
 	}
-}
-
-// settle waits until both sides hold the same number of records and stand
-// still.
-func settle(t *testing.T, a, b ktest.Broker, topic string, d time.Duration) {
-	t.Helper()
-	limit := time.Now().Add(d)
-	last, still := -1, 0
-	for {
-		na, nb := total(read(t, a, topic, kgo.ReadCommitted())), total(read(t, b, topic, kgo.ReadCommitted()))
-		if na+nb == last {
-			still++
-		} else {
-			last, still = na+nb, 0
+	for i := range rows {
+		rows[i].kills, rows[i].restarts = r.kills[map[string]string{"a": "ba", "b": "ab"}[rows[i].side]], r.restarts[rows[i].side]
+	}
+	t.Logf("what readers see; kills are of the workers that write to the side:\n%s", table(rows))
+	for _, list := range r.workers {
+		for _, p := range list {
+			p.end(t)
 		}
-		if na == nb && still >= 3 {
-			t.Logf("%s: %d records on both sides", topic, na)
-			return
-		}
-		if time.Now().After(limit) {
-			t.Errorf("%s: %d records on a, %d on b after %v", topic, na, nb, d)
-			return
-		}
-		time.Sleep(500 * time.Millisecond)
 	}
 }
 
-// withoutAborted is what a read_uncommitted reader sees, less the aborted
-// records of the cluster's own writers: those of the other one must not be
-// there at all.
-func withoutAborted(t *testing.T, b ktest.Broker, topic, side string) map[int32][]*kgo.Record {
-	t.Helper()
-	all := read(t, b, topic, kgo.ReadUncommitted())
-	for p, list := range all {
-		all[p] = slices.DeleteFunc(list, func(r *kgo.Record) bool {
-			aborted := string(r.Value) == "aborted"
-			if aborted && !strings.HasPrefix(string(r.Key), side) {
-				t.Errorf("%s partition %d of %s: the aborted record %s at offset %d was copied", topic, p, side, r.Key, r.Offset)
-			}
-			return aborted
-		})
+// summary says what was done to the workers and brokers.
+func (r *killRun) summary(took time.Duration) string {
+	var parts []string
+	for _, p := range []phase{starting, takingOver, copying} {
+		parts = append(parts, fmt.Sprintf("%d while %s", r.phases[p], p))
 	}
-	return all
-}
-
-// sameSets checks that both sides hold the same records, each once, and that
-// the records of one writer are in order.
-func sameSets(t *testing.T, topic string, a, b map[int32][]*kgo.Record) {
-	t.Helper()
-	for p := range a {
-		seen := map[string]int{}
-		for side, list := range [][]*kgo.Record{a[p], b[p]} {
-			last := map[string]int{}
-			for _, r := range list {
-				id := string(r.Key) + "=" + string(r.Value) + "@" + r.Timestamp.String()
-				seen[id] += 1 << (16 * side)
-				n, err := strconv.Atoi(string(r.Headers[0].Value))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if prev, ok := last[string(r.Key)]; ok && n <= prev {
-					t.Errorf("%s partition %d side %d: %s after %d of the same writer", topic, p, side, id, prev)
-				}
-				last[string(r.Key)] = n
-			}
-		}
-		bad := 0
-		for id, n := range seen {
-			if n != 1<<16+1 {
-				if bad++; bad <= 5 {
-					t.Errorf("%s partition %d: %s is %d times on a and %d times on b", topic, p, id, n&0xffff, n>>16)
-				}
-			}
-		}
-		if bad > 5 {
-			t.Errorf("%s partition %d: and %d more", topic, p, bad-5)
-		}
-	}
+	slices.Sort(parts)
+	return fmt.Sprintf("seed %d, %v: %d kills (%d of ab, %d of ba; %s; %d times all workers of a replicator at once), %d restarts of the broker of a, %d of b",
+		r.seed, took.Round(time.Second), r.kills["ab"]+r.kills["ba"], r.kills["ab"], r.kills["ba"], strings.Join(parts, ", "), r.pairs, r.restarts["a"], r.restarts["b"])
 }

@@ -1,8 +1,10 @@
 package replicate_test
 
 import (
+	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"sync"
@@ -138,6 +140,58 @@ func (c topologyCase) run(t *testing.T, clusters []ktest.Broker) {
 	for _, w := range workers {
 		w.stop()
 	}
+}
+
+// load writes to a topic until stop is set: numbered records of a producer,
+// plain or in transactions of which some abort. It returns how many committed
+// records each key-prefix wrote.
+func load(tb testing.TB, b ktest.Broker, topic, name string, txn bool, stop *atomic.Bool) int {
+	opts := []kgo.Opt{kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(time.Millisecond)}
+	if txn {
+		opts = append(opts, kgo.TransactionalID("load-"+name))
+	}
+	cl := client(tb, b, opts...)
+	n, committed := 0, 0
+	var tmpl []*kgo.Record
+	for !stop.Load() {
+		tmpl = tmpl[:0]
+		for range 1 + rand.IntN(20) {
+			tmpl = append(tmpl, &kgo.Record{
+				Partition: int32(n % 3), Key: fmt.Appendf(nil, "%s-%d", name, n%3), Value: fmt.Appendf(nil, "%s/%d", name, n),
+				Headers: []kgo.RecordHeader{{Key: "n", Value: fmt.Append(nil, n)}},
+			})
+			n++
+		}
+		if !txn {
+			if err := cl.ProduceSync(context.Background(), tmpl...).FirstErr(); err != nil {
+				tb.Errorf("produce: %v", err)
+				return committed
+			}
+			committed = n
+			time.Sleep(time.Duration(rand.IntN(4)) * time.Millisecond)
+			continue
+		}
+		if err := cl.BeginTransaction(); err != nil {
+			tb.Errorf("begin: %v", err)
+			return committed
+		}
+		commit := kgo.TransactionEndTry(rand.IntN(4) > 0)
+		for _, r := range tmpl {
+			if !commit {
+				r.Value = []byte("aborted")
+			}
+		}
+		if err := cl.ProduceSync(context.Background(), tmpl...).FirstErr(); err != nil {
+			tb.Errorf("produce: %v", err)
+			return committed
+		}
+		if err := cl.EndTransaction(context.Background(), commit); err != nil {
+			tb.Errorf("end: %v", err)
+			return committed
+		}
+		time.Sleep(time.Duration(rand.IntN(4)) * time.Millisecond)
+	}
+	return committed
 }
 
 // caughtUp reports whether a worker's topics all run and have no lag.

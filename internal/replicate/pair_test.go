@@ -47,11 +47,18 @@ type worker struct {
 	src  ktest.Broker
 }
 
+// logEnv says how much workers log: nothing but warnings where it is empty,
+// "info", or all.
+const logEnv = "ANABRANCH_TEST_LOG"
+
 // newWorker makes a worker between two test clusters.
 func newWorker(name, id string, src, tgt ktest.Broker, change func(*replicate.Options), tweak ...func(*mirror.Options)) (*kworker.Worker, error) {
-	level := slog.LevelWarn
-	if os.Getenv("ANABRANCH_TEST_LOG") != "" {
-		level = slog.LevelDebug
+	level := slog.LevelDebug
+	switch os.Getenv(logEnv) {
+	case "":
+		level = slog.LevelWarn
+	case "info":
+		level = slog.LevelInfo
 	}
 	return kworker.New(kworker.Options{
 		Name: name, ID: id, Source: endpoint("source", src), Target: endpoint("target", tgt), Engine: change, Topics: tweak,
