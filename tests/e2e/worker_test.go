@@ -202,7 +202,12 @@ type side struct {
 
 func newSide(t *testing.T, version string) *side {
 	t.Helper()
-	s := &side{t: t, Cluster: ktest.RealCluster(t, ktest.Options{Version: version})}
+	return newSideOf(t, ktest.Options{Version: version})
+}
+
+func newSideOf(t *testing.T, o ktest.Options) *side {
+	t.Helper()
+	s := &side{t: t, Cluster: ktest.RealCluster(t, o)}
 	// kadm answers from metadata that may be as old as MetadataMinAge.
 	cl, err := kgo.NewClient(append(s.ClientOptions(), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(50*time.Millisecond), kgo.UnknownTopicRetries(100))...)
 	if err != nil {
