@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"text/template"
+
+	"github.com/anabranch/anabranch/internal/ktest"
 )
 
 // configFile is all that Anabranch is told: the defaults are measured.
@@ -21,7 +23,7 @@ api: {listen: "{{.Listen}}"}
 
 // startAnabranch starts serve with one replicator of one topic from its first
 // record. Each call is a new replicator without any state.
-func (s *stage) startAnabranch(ctx context.Context, topic string) (*child, error) {
+func (s *stage) startAnabranch(ctx context.Context, topic string) (*ktest.Process, error) {
 	s.started++
 	name := fmt.Sprintf("bench-%d", s.started)
 	listen, err := freeAddress(ctx)
@@ -43,7 +45,7 @@ func (s *stage) startAnabranch(ctx context.Context, topic string) (*child, error
 	if s.profiles != "" {
 		args = append(args, "--cpuprofile", filepath.Join(s.profiles, name+"-"+topic+".prof"))
 	}
-	return startChild(filepath.Join(s.dir, name+".log"), s.binary, args...)
+	return ktest.StartProcess(s.dir, filepath.Join(s.dir, name+".log"), s.binary, args...)
 }
 
 // freeAddress returns a loopback address that nobody listens on now.

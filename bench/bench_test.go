@@ -111,17 +111,6 @@ func TestMeasure_CountsTheSteadyPart(t *testing.T) {
 	}
 }
 
-func TestParseStat_TakesCommandNamesWithSpaces(t *testing.T) {
-	t.Parallel()
-	got, err := parseStat("42 (a) b (c)) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 9 0 1 2 3\n")
-	if err != nil || got != 3*time.Second {
-		t.Errorf("got %v, %v", got, err)
-	}
-	if _, err := parseStat("42 (short) S 1"); err == nil {
-		t.Error("a short line was accepted")
-	}
-}
-
 func TestMedian_IsTheMiddle(t *testing.T) {
 	t.Parallel()
 	id := func(v float64) float64 { return v }

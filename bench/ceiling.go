@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/ktest"
 )
 
 // ceilingJob is what the process of the ceiling does: fetch one topic over and
@@ -74,7 +75,7 @@ func runCeiling(ctx context.Context, self string, j ceilingJob) (ceilingResult, 
 		"-source", j.source, "-target", j.target, "-source-topic", j.sourceTopic, "-target-topic", j.targetTopic,
 		"-codec", j.codec, "-records", strconv.Itoa(j.records), "-conns", strconv.Itoa(j.conns),
 		"-warm-up", j.warmUp.String(), "-duration", j.duration.String())
-	dieWithParent(cmd)
+	ktest.DieWithParent(cmd)
 	raw, err := cmd.Output()
 	if err != nil {
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
@@ -109,7 +110,7 @@ func (j *ceilingJob) run(ctx context.Context) (ceilingResult, error) {
 		if err := sleep(ctx, j.warmUp); err != nil {
 			return err
 		}
-		before, err := cpuTime(os.Getpid())
+		before, err := ktest.CPUTime(os.Getpid())
 		if err != nil {
 			return err
 		}
@@ -120,7 +121,7 @@ func (j *ceilingJob) run(ctx context.Context) (ceilingResult, error) {
 		seconds := time.Since(start).Seconds()
 		r.FetchMBPerS = float64(fetched.Load()-f) / 1e6 / seconds
 		r.ProduceMBPerS = float64(produced.Load()-p) / 1e6 / seconds
-		after, err := cpuTime(os.Getpid())
+		after, err := ktest.CPUTime(os.Getpid())
 		r.CPUPerGB = (after - before).Seconds() / max(r.ProduceMBPerS*seconds/1e3, 1e-3)
 		return err
 	})

@@ -13,6 +13,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/anabranch/anabranch/internal/ktest"
 )
 
 const (
@@ -31,7 +33,7 @@ const (
 type path struct {
 	topic   string
 	consume *side
-	mirror  *mirrorMaker // to be thawed, nil for the others
+	mirror  *ktest.Process // to be thawed, nil for the others
 }
 
 // measureLatency keeps both replicators running and puts load on one path at a
@@ -67,7 +69,7 @@ func (b *bench) latencyRounds(ctx context.Context, direct, ours, theirs path) ([
 			return nil, fmt.Errorf("warm up %s: %w", p.topic, err)
 		}
 		if p.mirror != nil {
-			if err := p.mirror.freeze(); err != nil {
+			if err := p.mirror.Pause(); err != nil {
 				return nil, err
 			}
 		}
@@ -95,7 +97,7 @@ func (b *bench) latencyRounds(ctx context.Context, direct, ours, theirs path) ([
 // turn is one phase with MirrorMaker 2 running only if it is its own.
 func (b *bench) turn(ctx context.Context, p path) (percentiles, error) {
 	if p.mirror != nil {
-		if err := p.mirror.thaw(); err != nil {
+		if err := p.mirror.Resume(); err != nil {
 			return percentiles{}, err
 		}
 		// What was missed while frozen, timers and heartbeats, is not its latency.
@@ -105,7 +107,7 @@ func (b *bench) turn(ctx context.Context, p path) (percentiles, error) {
 	}
 	out, err := b.phase(ctx, p, time.Duration(b.latencySeconds)*time.Second)
 	if err == nil && p.mirror != nil {
-		err = p.mirror.freeze()
+		err = p.mirror.Pause()
 	}
 	return out, err
 }

@@ -39,7 +39,7 @@ func describe(ctx context.Context, s *stage, o options) machine {
 		Data: filepath.Dir(s.dir), LoadBefore: s.load,
 	}
 	if raw, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		if name := procField(string(raw), "model name"); name != "" {
+		if name := ktest.ProcField(string(raw), "model name"); name != "" {
 			m.CPU = name
 		}
 	}
@@ -63,7 +63,7 @@ func memoryKiB(name string) float64 {
 	if err != nil {
 		return 0
 	}
-	kib, err := strconv.ParseFloat(strings.TrimSuffix(procField(string(raw), name), " kB"), 64)
+	kib, err := strconv.ParseFloat(strings.TrimSuffix(ktest.ProcField(string(raw), name), " kB"), 64)
 	if err != nil {
 		return 0
 	}

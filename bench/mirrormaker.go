@@ -7,9 +7,6 @@ import (
 	"github.com/anabranch/anabranch/internal/ktest"
 )
 
-// mirrorMaker is a MirrorMaker 2 process, frozen while others are measured.
-type mirrorMaker struct{ *ktest.Process }
-
 const mirrorHeapMB = 2048
 
 // mirrorOptions says what a MirrorMaker 2 is started for.
@@ -20,21 +17,14 @@ type mirrorOptions struct {
 	lingerMS int    // of its producers
 }
 
-// startMirrorMaker starts MirrorMaker 2 from the source to the target.
-func (s *stage) startMirrorMaker(ctx context.Context, o mirrorOptions) (*mirrorMaker, error) {
-	p, err := ktest.MirrorMaker(ctx, ktest.MirrorMakerOptions{
+// startMirrorMaker starts MirrorMaker 2 from the source to the target. It is
+// paused while others are measured; its group session outlives that.
+func (s *stage) startMirrorMaker(ctx context.Context, o mirrorOptions) (*ktest.Process, error) {
+	return ktest.MirrorMaker(ctx, ktest.MirrorMakerOptions{
 		Dir: s.dir, HeapMB: mirrorHeapMB, JavaArgs: []string{"-Xms1g"},
 		Properties: mirrorProperties(s.source.addr(), s.target.addr(), o),
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &mirrorMaker{p}, nil
 }
-
-// freeze stops the process until thaw. Its group session outlives that.
-func (m *mirrorMaker) freeze() error { return sendSignal(m.PID(), signalFreeze) }
-func (m *mirrorMaker) thaw() error   { return sendSignal(m.PID(), signalThaw) }
 
 // mirrorProperties is mm2.properties, tuned for throughput as the sections on
 // MirrorMaker and on producer and consumer settings of Kafka's documentation

@@ -7,6 +7,8 @@ import (
 	"io"
 	"slices"
 	"time"
+
+	"github.com/anabranch/anabranch/internal/ktest"
 )
 
 const (
@@ -37,7 +39,7 @@ type cellRun struct {
 	*bench
 	cell
 	data   pool
-	mirror *mirrorMaker
+	mirror *ktest.Process
 }
 
 // measureCell runs all rounds of a cell.
@@ -141,7 +143,7 @@ func (r *cellRun) runAnabranch(ctx context.Context) (figures, error) {
 	return f, r.target.remove(ctx, r.topic())
 }
 
-func (r *cellRun) follow(ctx context.Context, topic string, backlog int64, p process) (figures, error) {
+func (r *cellRun) follow(ctx context.Context, topic string, backlog int64, p *ktest.Process) (figures, error) {
 	samples, err := watch(ctx, r.target, topic, r.want(backlog), p)
 	if err != nil {
 		return figures{}, err
@@ -150,7 +152,7 @@ func (r *cellRun) follow(ctx context.Context, topic string, backlog int64, p pro
 	if err != nil {
 		return f, err
 	}
-	rss, err := peakRSS(p.PID())
+	rss, err := p.PeakRSS()
 	f.RSSMiB = float64(rss) / (1 << 20)
 	return f, err
 }
@@ -175,7 +177,7 @@ func (r *cellRun) startMirror(ctx context.Context) error {
 		return fmt.Errorf("warm MirrorMaker 2 up: %w", err)
 	}
 	r.progress.note("%s: MirrorMaker 2 is warm", r.cell)
-	return r.mirror.freeze()
+	return r.mirror.Pause()
 }
 
 func (r *cellRun) preloadMirror(ctx context.Context, n int, backlog int64) error {
@@ -191,9 +193,9 @@ func (r *cellRun) runMirror(ctx context.Context, n int) (figures, error) {
 	if err := r.preloadMirror(ctx, n, r.MirrorBacklog); err != nil {
 		return figures{}, err
 	}
-	if err := r.mirror.thaw(); err != nil {
+	if err := r.mirror.Resume(); err != nil {
 		return figures{}, err
 	}
 	f, err := r.follow(ctx, r.mirrorTopic(n), r.MirrorBacklog, r.mirror)
-	return f, errors.Join(err, r.mirror.freeze())
+	return f, errors.Join(err, r.mirror.Pause())
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/anabranch/anabranch/internal/ktest"
 )
 
 // sample is the state of a run at one moment.
@@ -30,7 +32,7 @@ const (
 )
 
 // watch samples a run until the target's end offsets reach the wanted ones.
-func watch(ctx context.Context, target *side, topic string, want []int64, p process) ([]sample, error) {
+func watch(ctx context.Context, target *side, topic string, want []int64, p *ktest.Process) ([]sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, runTimeout)
 	defer cancel()
 	c, err := dial(ctx, target.addr())
@@ -47,9 +49,9 @@ func watch(ctx context.Context, target *side, topic string, want []int64, p proc
 		if err != nil {
 			return nil, err
 		}
-		cpu, err := cpuTime(p.PID())
+		cpu, err := p.CPUTime()
 		if err != nil {
-			return nil, fmt.Errorf("%w\n%s", err, logTail(p.LogPath()))
+			return nil, fmt.Errorf("%w\n%s", err, p.LogTail())
 		}
 		samples = append(samples, sample{at: time.Since(start), cpu: cpu, ends: ends})
 		if reached(ends, want) {
@@ -58,9 +60,9 @@ func watch(ctx context.Context, target *side, topic string, want []int64, p proc
 		select {
 		case <-ticker.C:
 		case <-p.Done():
-			return nil, fmt.Errorf("process ended before %s was copied\n%s", topic, logTail(p.LogPath()))
+			return nil, fmt.Errorf("process ended before %s was copied\n%s", topic, p.LogTail())
 		case <-ctx.Done():
-			return nil, fmt.Errorf("copy %s: %w: end offsets %v of %v\n%s", topic, context.Cause(ctx), ends, want, logTail(p.LogPath()))
+			return nil, fmt.Errorf("copy %s: %w: end offsets %v of %v\n%s", topic, context.Cause(ctx), ends, want, p.LogTail())
 		}
 	}
 }

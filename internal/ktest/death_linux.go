@@ -5,9 +5,9 @@ import (
 	"syscall"
 )
 
-// dieWithParent makes the kernel kill the child when the thread that started
+// DieWithParent makes the kernel kill the child when the thread that started
 // it ends; see starter for what that asks of the thread.
-func dieWithParent(cmd *exec.Cmd) {
+func DieWithParent(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}

@@ -4,6 +4,6 @@ package ktest
 
 import "os/exec"
 
-// dieWithParent does nothing where the kernel has no parent-death signal: a
+// DieWithParent does nothing where the kernel has no parent-death signal: a
 // killed test binary leaves its brokers behind.
-func dieWithParent(*exec.Cmd) {}
+func DieWithParent(*exec.Cmd) {}

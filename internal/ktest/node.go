@@ -246,10 +246,10 @@ func (c *Cluster) StartBroker(ctx context.Context, i int) error {
 
 // PauseBroker stops the process of broker i with SIGSTOP: connections stay
 // open and nothing answers.
-func (c *Cluster) PauseBroker(i int) error { return c.nodes[i].proc.signal(signalPause) }
+func (c *Cluster) PauseBroker(i int) error { return c.nodes[i].proc.Pause() }
 
 // ResumeBroker continues a paused broker.
-func (c *Cluster) ResumeBroker(i int) error { return c.nodes[i].proc.signal(signalResume) }
+func (c *Cluster) ResumeBroker(i int) error { return c.nodes[i].proc.Resume() }
 
 // writeLogConfig writes the configurations of both logging bindings.
 func writeLogConfig(dir string) error {

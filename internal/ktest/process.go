@@ -6,8 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
@@ -37,7 +35,7 @@ func newStarter() *starter {
 		for {
 			select {
 			case r := <-s.requests:
-				dieWithParent(r.cmd)
+				DieWithParent(r.cmd)
 				r.result <- r.cmd.Start()
 			case <-done:
 				return
@@ -64,6 +62,20 @@ type Process struct {
 	done    chan struct{}
 	waitErr error // How it ended, never nil; valid once done is closed.
 	stop    func()
+}
+
+// StartProcess starts a program in a directory and appends its output to a file.
+// It is killed when this process ends without having stopped it. The caller ends
+// it with Stop or Kill.
+func StartProcess(dir, logPath, name string, args ...string) (*Process, error) {
+	s := newStarter()
+	p, err := startProcess(s, dir, logPath, name, args...)
+	if err != nil {
+		s.stop()
+		return nil, err
+	}
+	p.stop = s.stop
+	return p, nil
 }
 
 // startProcess starts name with args in dir and appends its output to logPath.
@@ -143,6 +155,12 @@ func (p *Process) terminate(patience time.Duration) error {
 // Stop sends SIGTERM and waits up to 30 seconds for the end.
 func (p *Process) Stop() error { return p.terminate(30 * time.Second) }
 
+// Pause freezes the process until Resume: it keeps what it has and does nothing.
+func (p *Process) Pause() error { return p.signal(signalPause) }
+
+// Resume lets a paused process go on.
+func (p *Process) Resume() error { return p.signal(signalResume) }
+
 func (p *Process) signal(sig os.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("signal process %d with %v: %w", p.PID(), sig, err)
@@ -150,58 +168,8 @@ func (p *Process) signal(sig os.Signal) error {
 	return nil
 }
 
-// clockTicks is USER_HZ, which is 100 on every Linux architecture that Go
-// supports; /proc gives processor time in this unit.
-const clockTicks = 100
-
-// CPUTime returns the processor time (user and system) that the process has
-// used so far. It needs Linux and a process that has not ended.
-func (p *Process) CPUTime() (time.Duration, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
-	if err != nil {
-		return 0, fmt.Errorf("read processor time: %w", err)
-	}
-	// The command name is in parentheses and may itself hold spaces and
-	// parentheses; utime and stime are fields 14 and 15 counted from 1.
-	rest := string(raw[strings.LastIndexByte(string(raw), ')')+1:])
-	fields := strings.Fields(rest)
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("read processor time: %d fields in stat", len(fields))
-	}
-	var ticks int64
-	for _, f := range fields[11:13] {
-		n, err := strconv.ParseInt(f, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("read processor time: %w", err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * time.Second / clockTicks, nil
-}
-
-// RSS returns the resident set size in bytes now. It needs Linux.
-func (p *Process) RSS() (int64, error) { return p.statusKiB("VmRSS:") }
-
-// PeakRSS returns the largest resident set size in bytes so far. It needs
-// Linux.
-func (p *Process) PeakRSS() (int64, error) { return p.statusKiB("VmHWM:") }
-
-func (p *Process) statusKiB(key string) (int64, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
-	if err != nil {
-		return 0, fmt.Errorf("read memory use: %w", err)
-	}
-	for line := range strings.Lines(string(raw)) {
-		if value, ok := strings.CutPrefix(line, key); ok {
-			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
-			if err != nil {
-				return 0, fmt.Errorf("read memory use: %w", err)
-			}
-			return kib << 10, nil
-		}
-	}
-	return 0, fmt.Errorf("read memory use: no %s in status of process %d", key, p.PID())
-}
+// LogTail returns the last of what the process printed, for error messages.
+func (p *Process) LogTail() string { return logTail(p.logPath) }
 
 // logTail returns the last bytes of a log file for error messages.
 func logTail(path string) string {

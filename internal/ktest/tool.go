@@ -96,14 +96,7 @@ func MirrorMaker(ctx context.Context, o MirrorMakerOptions) (*Process, error) {
 	}
 	args = append(args, o.JavaArgs...)
 	args = append(args, "org.apache.kafka.connect.mirror.MirrorMaker", config)
-	s := newStarter()
-	p, err := startProcess(s, dir, filepath.Join(dir, "mirrormaker.log"), java, args...)
-	if err != nil {
-		s.stop()
-		return nil, err
-	}
-	p.stop = s.stop
-	return p, nil
+	return StartProcess(dir, filepath.Join(dir, "mirrormaker.log"), java, args...)
 }
 
 // AwaitLog returns when the process has printed text, with an error when it
