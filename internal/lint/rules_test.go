@@ -21,6 +21,9 @@ func TestBadImport(t *testing.T) {
 		{"internal/dr", "internal/obs", "point down"},
 		{"internal/api", "internal/app", "point down"},
 		{"internal/app", "internal/ktest", "drive clusters"},
+		{"internal/app", "internal/kmodel", "drive clusters"},
+		{"internal/kmodel", "internal/kbatch", ""},
+		{"internal/kmodel", "internal/ktest", "may import only"},
 		{"internal/unknown", "internal/dr", "no layer"},
 	} {
 		if got := badImport(c.from, c.to, false); (c.why == "") != (got == "") || !strings.Contains(got, c.why) {

@@ -1,25 +1,54 @@
 package assumptions
 
 import (
+	"context"
 	"testing"
 	"time"
 
+	"github.com/anabranch/anabranch/internal/kmodel"
 	"github.com/anabranch/anabranch/internal/ktest"
 )
 
-// environment is a broker version with a level of transaction.version.
+// environment is a broker version with a level of transaction.version, real or
+// as internal/kmodel has it.
 type environment struct {
 	name     string
 	version  string
 	features map[string]int
+	model    bool
 }
 
 // The level is fixed when the storage is formatted. Kafka 3.9 knows the
 // feature but offers no level above 0.
 var environments = []environment{
-	{"kafka-3.9-tv0", ktest.Oldest, nil},
-	{"kafka-4.4-tv1", ktest.Newest, map[string]int{"transaction.version": 1}},
-	{"kafka-4.4-tv2", ktest.Newest, map[string]int{"transaction.version": 2}},
+	{"kafka-3.9-tv0", ktest.Oldest, nil, false},
+	{"kafka-4.4-tv1", ktest.Newest, map[string]int{"transaction.version": 1}, false},
+	{"kafka-4.4-tv2", ktest.Newest, map[string]int{"transaction.version": 2}, false},
+	{"model-3.9-tv0", kmodel.Oldest, nil, true},
+	{"model-4.4-tv1", kmodel.Newest, map[string]int{"transaction.version": 1}, true},
+	{"model-4.4-tv2", kmodel.Newest, map[string]int{"transaction.version": 2}, true},
+}
+
+// cluster is what real clusters and the model have in common here.
+type cluster interface {
+	ktest.Broker
+	StopBroker(i int) error
+	KillBroker(i int) error
+	StartBroker(ctx context.Context, i int) error
+}
+
+// start starts the environment with one broker.
+func (e environment) start(t *testing.T, properties map[string]string) cluster {
+	t.Helper()
+	if !e.model {
+		return ktest.RealCluster(t, ktest.Options{Version: e.version, Features: e.features, Properties: properties})
+	}
+	c, err := kmodel.New(kmodel.Options{Version: e.version, Features: e.features, Properties: properties})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
 }
 
 // assumption is one group of facts; prove runs in the order of the table and
@@ -48,13 +77,13 @@ func TestAssumptions(t *testing.T) {
 	for _, env := range environments {
 		t.Run(env.name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t, ktest.Options{Version: env.version, Features: env.features, Properties: map[string]string{
+			b := newBench(t, env.start(t, map[string]string{
 				// Internal settings: how often expired producers are dropped,
 				// and how soon the cleaner looks again.
 				"producer.id.expiration.check.interval.ms": "1000",
 				"log.cleaner.backoff.ms":                   "200",
 				"log.initial.task.delay.ms":                "500",
-			}})
+			}))
 			for _, a := range assumptions {
 				t.Run(a.name, func(t *testing.T) { a.prove(t, b) })
 			}
@@ -68,10 +97,10 @@ func TestTransactionalIDExpires(t *testing.T) {
 	for _, env := range environments {
 		t.Run(env.name, func(t *testing.T) {
 			t.Parallel()
-			s := newBench(t, ktest.Options{Version: env.version, Features: env.features, Properties: map[string]string{
+			s := newBench(t, env.start(t, map[string]string{
 				"transactional.id.expiration.ms":                             "4000",
 				"transaction.remove.expired.transaction.cleanup.interval.ms": "500",
-			}}).scope(t)
+			})).scope(t)
 			topic := s.topic(2)
 			old := s.newProducer()
 			kept := s.newProducer()

@@ -6,5 +6,6 @@
 //
 // It promises to run in minutes against brokers that internal/ktest starts,
 // for every supported version and level of the feature transaction.version,
-// and never touches another cluster.
+// and never touches another cluster. The same tests hold internal/kmodel to what
+// real brokers do.
 package assumptions

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/anabranch/anabranch/internal/kbatch"
-	"github.com/anabranch/anabranch/internal/ktest"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -27,15 +26,15 @@ const (
 // bench is a cluster with one broker and clients that send raw requests to it.
 type bench struct {
 	t       *testing.T // Outlives the subtests.
-	cluster *ktest.Cluster
+	cluster cluster
 	pinned  *kgo.Client // Produce and Fetch by name, AddPartitionsToTxn v3, EndTxn v4.
 	free    *kgo.Client // The newest versions that both sides know.
 	adm     *kadm.Client
 }
 
-func newBench(t *testing.T, o ktest.Options) *bench {
+func newBench(t *testing.T, c cluster) *bench {
 	t.Helper()
-	b := &bench{t: t, cluster: ktest.RealCluster(t, o)}
+	b := &bench{t: t, cluster: c}
 	b.connect()
 	return b
 }
