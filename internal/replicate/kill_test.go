@@ -1,11 +1,13 @@
 package replicate_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -95,6 +97,7 @@ type killRun struct {
 	phases   map[phase]int  // what the killed workers were doing
 	pairs    int            // times that all workers of a replicator were killed at once
 	restarts map[string]int // by side
+	doubted  map[string]int // records by side and topic, see doubt
 }
 
 func newKillRun(t *testing.T) *killRun {
@@ -102,7 +105,7 @@ func newKillRun(t *testing.T) *killRun {
 	r := &killRun{
 		t: t, seed: number(t, "ANABRANCH_TEST_SEED", rand.Uint64N(1_000_000)), left: int(number(t, "ANABRANCH_TEST_KILLS", 6)),
 		sides: map[string]*ktest.Cluster{}, workers: map[string][]*process{},
-		kills: map[string]int{}, phases: map[phase]int{}, restarts: map[string]int{},
+		kills: map[string]int{}, phases: map[phase]int{}, restarts: map[string]int{}, doubted: map[string]int{},
 	}
 	r.rng = rand.New(rand.NewPCG(r.seed, 0))
 	r.every = max(1, min(5, r.left/2))
@@ -123,17 +126,20 @@ func newKillRun(t *testing.T) *killRun {
 	return r
 }
 
-// keepLog copies the log of a side's broker to those of the workers when the test
-// failed: the cluster is removed.
-func (r *killRun) keepLog(side string) {
-	if !r.t.Failed() {
-		return
-	}
+// brokerLog returns the log of a side's broker.
+func (r *killRun) brokerLog(side string) []byte {
+	r.t.Helper()
 	text, err := os.ReadFile(r.sides[side].LogFile(0))
-	if err == nil {
-		err = os.WriteFile(filepath.Join(r.logs, "broker-"+side+".log"), text, 0o600)
-	}
 	if err != nil {
+		r.t.Error(err)
+	}
+	return text
+}
+
+// keep writes to the directory of the logs what helps to explain a failure.
+func (r *killRun) keep(name string, text []byte) {
+	r.t.Helper()
+	if err := os.WriteFile(filepath.Join(r.logs, name), text, 0o600); err != nil {
 		r.t.Error(err)
 	}
 }
@@ -323,6 +329,7 @@ func (r *killRun) look(topic string) (ktest.History, map[view]*ktest.Log) {
 	}
 	h := r.history()
 	for side := range r.sides {
+		h, r.doubted[side+" "+topic] = doubt(h, side, logs[view{side, ktest.ReadCommitted}], unmarked(r.brokerLog(side)))
 		h = h.Settle(side, logs[view{side, ktest.ReadCommitted}], logs[view{side, ktest.ReadUncommitted}])
 	}
 	return h, logs
@@ -403,7 +410,11 @@ func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 	r := newKillRun(t)
 	for _, side := range []string{"a", "b"} {
 		r.sides[side] = ktest.RealCluster(t, ktest.Options{Properties: map[string]string{"log.cleaner.backoff.ms": "500"}})
-		t.Cleanup(func() { r.keepLog(side) })
+		t.Cleanup(func() { // before the cluster is removed
+			if t.Failed() {
+				r.keep("broker-"+side+".log", r.brokerLog(side))
+			}
+		})
 		for _, topic := range killTopics {
 			createTopic(t, r.sides[side], topic.name, killPartitions, topic.configs)
 		}
@@ -446,10 +457,21 @@ func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 		rows = append(rows, found...)
 		if len(bad) > 0 {
 			t.Errorf("%s: %s", topic.name, ktest.Summary(bad))
+			r.keep(topic.name+".txt", dump(h, logs))
 		}
 	}
 	for i := range rows {
 		rows[i].kills, rows[i].restarts = r.kills[map[string]string{"a": "ba", "b": "ab"}[rows[i].side]], r.restarts[rows[i].side]
+	}
+	for what, n := range r.doubted {
+		if n > 0 {
+			t.Logf("%s: the broker left out markers of transactions: %d records count as its own readers see them", what, n)
+		}
+	}
+	for side := range r.sides {
+		if line := unreadable.Find(r.brokerLog(side)); line != nil {
+			t.Errorf("the broker of %s could not read a request: %s", side, line)
+		}
 	}
 	t.Logf("what readers see; kills are of the workers that write to the side:\n%s", table(rows))
 	for _, list := range r.workers {
@@ -457,6 +479,33 @@ func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 			p.end(t)
 		}
 	}
+}
+
+// unreadable is what a broker logs about a request that is not well-formed.
+var unreadable = regexp.MustCompile(`(?m)^.*InvalidRequestException: .*$`)
+
+// dump shows what was written to a topic and where, and who sees it.
+func dump(h ktest.History, logs map[view]*ktest.Log) []byte {
+	seen := map[string]string{}
+	for _, v := range views {
+		for _, x := range logs[v].Records() {
+			seen[ktest.IDOf(x)] += fmt.Sprintf(" %s %s %d@%d of (%d, %d);", v.side, v.reader, x.Partition, x.Offset, x.ProducerID, x.ProducerEpoch)
+		}
+	}
+	var b bytes.Buffer
+	for _, p := range h.Produced {
+		if p.Record.Topic == logs[views[0]].Topic {
+			fmt.Fprintf(&b, "%s %s %s %d@%d seen:%s\n", p.ID, p.Outcome, p.Cluster, p.Record.Partition, p.Record.Offset, seen[p.ID])
+		}
+	}
+	for _, v := range views {
+		for _, p := range logs[v].Partitions {
+			for _, c := range p.Controls {
+				fmt.Fprintf(&b, "marker %s %s %d@%d of (%d, %d)\n", v.side, v.reader, p.Partition, c.Offset, c.ProducerID, c.ProducerEpoch)
+			}
+		}
+	}
+	return b.Bytes()
 }
 
 // summary says what was done to the workers and brokers.

@@ -40,7 +40,8 @@ type process struct {
 		rest     []byte          // of a line that is not complete
 		acquired bool            // some slot, once
 		taking   map[string]bool // slots whose tail was read last
-		halted   []string
+		halted   []string        // lines about partitions that halted
+		broken   []string        // lines that no kill explains
 	}
 }
 
@@ -83,6 +84,11 @@ func (p *process) Write(b []byte) (int, error) {
 }
 
 func (p *process) read(line []byte) {
+	for _, sign := range []string{"DATA RACE", "panic:", "the answer is to request"} {
+		if bytes.Contains(line, []byte(sign)) {
+			p.mu.broken = append(p.mu.broken, string(line))
+		}
+	}
 	m := slotLine.FindSubmatch(line)
 	if m == nil {
 		return
@@ -167,13 +173,17 @@ func (p *process) gone(tb testing.TB) {
 	p.check(tb)
 }
 
-// check reports partitions that halted: kills and restarts are no reason.
+// check reports halted partitions, and what kills and restarts can't be a reason
+// for either.
 func (p *process) check(tb testing.TB) {
 	tb.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, line := range p.mu.halted {
 		tb.Errorf("a partition halted: %s", line)
+	}
+	for _, line := range p.mu.broken {
+		tb.Errorf("a worker logged: %s", line)
 	}
 }
 
@@ -223,6 +233,9 @@ func TestProcessLogTellsThePhase(t *testing.T) {
 		if got := p.phase(); got != step.want {
 			t.Errorf("after line %d: %s, want %s", i, got, step.want)
 		}
+	}
+	if _, err := fmt.Fprint(p, "WARNING: DATA RACE\n"); err != nil || len(p.mu.broken) != 1 {
+		t.Errorf("%v, %q", err, p.mu.broken)
 	}
 	if len(p.tailed) != 1 || len(p.mu.halted) != 1 {
 		t.Errorf("%d tails, %q halted", len(p.tailed), p.mu.halted)

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"text/tabwriter"
 
@@ -42,6 +44,59 @@ func judge(h ktest.History, topic string, logs map[view]*ktest.Log) (rows []row,
 		rows = append(rows, r)
 	}
 	return rows, bad
+}
+
+// unmarked finds in a broker's log the transactions whose markers it left out:
+// while it registers after a restart it takes partitions without a leader for
+// deleted (TransactionMarkerChannelManager.addTxnMarkersToBrokerQueue), and notes
+// the transaction as complete. Its records stay open in these partitions until the
+// next marker of that producer, and share the outcome of the next transaction,
+// whatever its own was. It counts by transactional id.
+func unmarked(brokerLog []byte) map[string]int {
+	out := map[string]int{}
+	for _, m := range unmarkedLine.FindAllSubmatch(brokerLog, -1) {
+		out[string(m[1])]++
+	}
+	return out
+}
+
+var unmarkedLine = regexp.MustCompile(`Couldn't find leader endpoint for partitions Set\([^)]*\) while trying to send transaction markers for (\S+), these`)
+
+// maxTransaction is how many records a transaction of a load has at most.
+const maxTransaction = 20
+
+// doubt takes back what the writers of a side were told about transactions whose
+// markers the broker left out, where that broker's own readers see otherwise:
+// then its log decides. It takes back no more records than these transactions can
+// have. A replicator can't be to blame: only markers of the writer's own producer
+// id end its transactions.
+func doubt(h ktest.History, side string, committed *ktest.Log, unmarked map[string]int) (ktest.History, int) {
+	seen := map[string]bool{}
+	for _, r := range committed.Records() {
+		seen[ktest.IDOf(r)] = true
+	}
+	wrong := map[string][]int{} // by transactional id
+	for i, p := range h.Produced {
+		told := p.Outcome == ktest.Acknowledged
+		if p.Record.Topic != committed.Topic || p.Cluster != side || p.Outcome == ktest.Indeterminate || told == seen[p.ID] {
+			continue
+		}
+		writer, _, _ := strings.Cut(p.ID, "/")
+		id := writer + "-" + p.Record.Topic // as the load names its transactions
+		wrong[id] = append(wrong[id], i)
+	}
+	h.Produced = slices.Clone(h.Produced)
+	n := 0
+	for id, list := range wrong {
+		if len(list) > maxTransaction*unmarked[id] {
+			continue
+		}
+		for _, i := range list {
+			h.Produced[i].Outcome, h.Produced[i].Record.Offset = ktest.Indeterminate, -1
+			n++
+		}
+	}
+	return h, n
 }
 
 // columns are what the table counts, and under which title.
@@ -215,4 +270,58 @@ func TestTableShowsEveryKind(t *testing.T) {
 			t.Errorf("the table does not show %s", k)
 		}
 	}
+}
+
+// TestOnlyUnmarkedTransactionsAreDoubted: what a writer was told stands unless the
+// broker's log explains the contrary, and the other side is held to what the
+// native log then shows.
+func TestOnlyUnmarkedTransactionsAreDoubted(t *testing.T) {
+	t.Parallel()
+	log := []byte("[x] INFO [Transaction Marker Channel Manager 1]: Couldn't find leader endpoint for partitions Set(t-0, t-1) while trying to send transaction markers for a-one-t, these partitions are likely deleted already and hence can be skipped (kafka)\n[x] INFO other\n")
+	left := unmarked(log)
+	if !maps.Equal(left, map[string]int{"a-one-t": 1}) {
+		t.Fatalf("found %v", left)
+	}
+	build := func(n int) (ktest.History, map[view]*ktest.Log) { // n records of one transaction of a, told to be committed, seen as aborted
+		var rec ktest.Recorder
+		logs := map[view]*ktest.Log{}
+		for _, v := range views {
+			logs[v] = &ktest.Log{Topic: "t", Isolation: v.reader, Partitions: make([]ktest.PartitionLog, 1)}
+		}
+		for i := range n + 1 {
+			r := ktest.Record{Topic: "t", Offset: int64(i), Value: fmt.Appendf(nil, "ktest-id:a-one/t/%d;", i)}
+			if err := rec.Add("a", ktest.Acknowledged, r); err != nil {
+				t.Fatal(err)
+			}
+			for _, v := range views {
+				if i == n || v == (view{"a", ktest.ReadUncommitted}) {
+					put(logs[v], r)
+				}
+			}
+		}
+		return rec.History(), logs
+	}
+	check := func(what string, n, doubted, violations int, left map[string]int, change func(map[view]*ktest.Log)) {
+		t.Helper()
+		h, logs := build(n)
+		change(logs)
+		h, got := doubt(h, "a", logs[view{"a", ktest.ReadCommitted}], left)
+		h = h.Settle("a", logs[view{"a", ktest.ReadCommitted}], logs[view{"a", ktest.ReadUncommitted}])
+		_, bad := judge(h, "t", logs)
+		if got != doubted || len(bad) != violations {
+			t.Errorf("%s: %d records in doubt, want %d; %s, want %d", what, got, doubted, ktest.Summary(bad), violations)
+		}
+	}
+	nothing := func(map[view]*ktest.Log) {}
+	check("explained", 14, 14, 0, left, nothing)
+	check("not explained", 14, 0, 3*14, nil, nothing)
+	check("another writer's", 14, 0, 3*14, map[string]int{"a-two-t": 1}, nothing)
+	check("more than one transaction can have", 21, 0, 3*21, left, nothing)
+	check("copied all the same", 14, 14, 2, left, func(logs map[view]*ktest.Log) {
+		for _, v := range views[2:] {
+			r := logs[views[1]].Partitions[0].Records[0]
+			logs[v].Partitions[0].Records = slices.Insert(logs[v].Partitions[0].Records, 0, r)
+			logs[v].Partitions[0].Records[1].Offset, logs[v].Partitions[0].End = 1, 2
+		}
+	})
 }
