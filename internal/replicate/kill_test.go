@@ -434,7 +434,8 @@ func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 		for _, w := range topic.writers {
 			for _, side := range []string{"a", "b"} {
 				seed++
-				wg.Go(func() { r.write(ctx, topic.name, side, w, seed) })
+				own := seed
+				wg.Go(func() { r.write(ctx, topic.name, side, w, own) })
 			}
 		}
 	}
