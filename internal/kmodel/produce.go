@@ -13,7 +13,7 @@ type producing struct {
 	r    *request
 	req  *kmsg.ProduceRequest
 	resp *kmsg.ProduceResponse
-	left int  // partitions whose followers do not have the batch yet
+	left int  // partitions whose followers do not have the batch yet, and 1 while it is appended
 	over bool // nobody waits any more
 	done chan struct{}
 }
@@ -21,7 +21,7 @@ type producing struct {
 // produce appends, and with acks=all answers when the high watermark has passed
 // what it appended (DelayedProduce).
 func (c *Cluster) produce(r *request, req *kmsg.ProduceRequest) kmsg.Response {
-	w := &producing{r: r, req: req, resp: answerTo[kmsg.ProduceResponse](req), done: make(chan struct{})}
+	w := &producing{r: r, req: req, resp: answerTo[kmsg.ProduceResponse](req), left: 1, done: make(chan struct{})}
 	if c.append(w) {
 		t := time.NewTimer(time.Duration(req.TimeoutMillis) * time.Millisecond)
 		defer t.Stop()
@@ -71,6 +71,7 @@ func (c *Cluster) append(w *producing) bool {
 		}
 		w.resp.Topics = append(w.resp.Topics, at)
 	}
+	w.left--
 	return w.left > 0
 }
 

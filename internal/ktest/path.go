@@ -1,6 +1,7 @@
 package ktest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -188,12 +189,12 @@ func (c *pathConn) breakOff() {
 // collect reads what one side sends into the queue, until that side ends.
 func (c *pathConn) collect(from net.Conn, queue chan<- []byte) {
 	defer close(queue)
+	buf := make([]byte, chunkBytes)
 	for {
-		buf := make([]byte, chunkBytes)
 		n, err := from.Read(buf)
 		if n > 0 {
 			select {
-			case queue <- buf[:n]:
+			case queue <- bytes.Clone(buf[:n]):
 			case <-c.broken:
 				return
 			}

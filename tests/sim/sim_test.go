@@ -127,27 +127,27 @@ func fakeLimits() limits {
 	return limits{ready: time.Minute, settle: 2 * time.Minute, stop: time.Minute}
 }
 
-// inBubble plays a scenario on fakes.
-func inBubble(t *testing.T, s Scenario, replay string) {
+// inBubble plays a scenario in fake time, on the clusters that start makes.
+func inBubble(t *testing.T, s Scenario, start func(*testing.T, Scenario) map[string]*cluster, replay string) {
 	t.Helper()
 	lines := number(t, logEnv, 40)
 	synctest.Test(t, func(t *testing.T) {
 		var n notes
-		start := time.Now()
-		for _, f := range play(s, fakes(t, s), fakeLimits(), logger(&n)) {
+		began := time.Now()
+		for _, f := range play(s, start(t, s), fakeLimits(), logger(&n)) {
 			t.Error(f)
 		}
 		if t.Failed() {
 			t.Logf("scenario: %+v\nlog:\n%sto run it again: %s", s, n.last(lines), replay)
 		}
-		t.Logf("%v of fake time, %d faults", time.Since(start).Round(time.Millisecond), len(s.Faults))
+		t.Logf("%v of fake time, %d faults", time.Since(began).Round(time.Millisecond), len(s.Faults))
 	})
 }
 
 func TestFake_Scenarios(t *testing.T) {
 	for _, s := range scenarios() {
 		t.Run(s.Name, func(t *testing.T) {
-			inBubble(t, s, fmt.Sprintf("go test -count=1 -run '%s$' ./tests/sim", t.Name()))
+			inBubble(t, s, fakes, fmt.Sprintf("go test -count=1 -run '%s$' ./tests/sim", t.Name()))
 		})
 	}
 }
@@ -190,7 +190,7 @@ func TestFake_Seeds(t *testing.T) {
 	}
 	for seed := first; seed < first+number(t, seedsEnv, count); seed++ {
 		t.Run(strconv.Itoa(seed), func(t *testing.T) {
-			inBubble(t, generate(uint64(seed)), fmt.Sprintf("make sim SEED=%d", seed))
+			inBubble(t, generate(uint64(seed)), fakes, fmt.Sprintf("make sim SEED=%d", seed))
 		})
 	}
 }
