@@ -28,18 +28,18 @@ func (s *slot) park(p *pipeline, now time.Time, tgt *clusterMeta) {
 	case p.waitsSince.IsZero():
 		p.waitsSince = now
 	case now.Sub(p.waitsSince) >= parkAfter && len(p.queue)+len(p.ready) > p.sentAndRefused():
-		s.e.fetch.park(p.id, p.gen, 0, 0, 0) // nothing comes behind what is in the mailbox now
+		s.e.fetch.park(p.id, p.gen, 0, 0) // nothing comes behind what is in the mailbox now
 		s.handle()
 		p.rewind()
 		p.parked = true
-		s.e.fetch.park(p.id, p.gen, p.next, p.last, p.held())
+		s.e.fetch.park(p.id, p.gen, p.next, p.last)
 	}
 }
 
 func (s *slot) unpark(p *pipeline) {
 	if p.parked {
 		p.parked = false
-		s.e.fetch.unpark(p.id, p.gen)
+		s.e.fetch.unpark(p.id, p.gen, p.held())
 	}
 }
 
@@ -54,26 +54,30 @@ func (p *pipeline) held() (n int64) {
 	return n
 }
 
-// park has a partition asked only for its offsets, once a second; held bytes of
-// it stay counted, and offset and epoch are where reading goes on.
-func (f *fetcher) park(id tp, gen uint64, offset int64, epoch int32, held int64) {
+// park has a partition asked only for its offsets, once a second; offset and
+// epoch are where reading goes on. The at most five batches that wait for their
+// answers no longer count: with many such partitions they alone would fill the
+// budget.
+func (f *fetcher) park(id tp, gen uint64, offset int64, epoch int32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.mu.parts[id]
 	if old == nil || old.gen != gen {
 		return
 	}
-	f.mu.buffered += held - old.buffered
+	f.mu.buffered -= old.buffered
 	// Another object: an answer that is under way belongs to the old one.
-	f.mu.parts[id] = &fetchPart{id: id, topic: old.topic, gen: gen, next: offset, epoch: epoch, buffered: held, parked: true, notUntil: time.Now().Add(parkedEvery), sink: old.sink, then: old.then}
+	f.mu.parts[id] = &fetchPart{id: id, topic: old.topic, gen: gen, next: offset, epoch: epoch, parked: true, notUntil: time.Now().Add(parkedEvery), sink: old.sink, then: old.then}
 	f.wakeLocked()
 }
 
-func (f *fetcher) unpark(id tp, gen uint64) {
+// unpark goes on reading a partition that holds bytes.
+func (f *fetcher) unpark(id tp, gen uint64, held int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if p := f.mu.parts[id]; p != nil && p.gen == gen && p.parked {
-		p.parked, p.notUntil = false, time.Time{}
+		f.mu.buffered += held - p.buffered
+		p.parked, p.notUntil, p.buffered = false, time.Time{}, held
 		f.wakeLocked()
 	}
 }

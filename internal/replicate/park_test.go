@@ -2,6 +2,8 @@ package replicate_test
 
 import (
 	"errors"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,25 +43,9 @@ func TestReal_WaitingPartitionsHoldNobodyUp(t *testing.T) {
 		}
 		produceTo(t, p.src, list)
 	}
-	lag := func(want int64) func() bool {
-		return func() bool {
-			for _, ts := range w.Status().Topics {
-				if ts.Name != "stuck" || len(ts.Partitions) != stuck {
-					continue
-				}
-				for _, ps := range ts.Partitions {
-					if ps.State != dr.PartitionWaiting || ps.MessageLag < want {
-						return false
-					}
-				}
-				return true
-			}
-			return false
-		}
-	}
-	await(t, "the waiting partitions to show their lag", 40*time.Second, lag(40))
+	await(t, "the waiting partitions to show their lag", 90*time.Second, func() bool { return lagging(w, stuck, 40) })
 	p.write(t, "free", records(10, 10))
-	w.caughtUp(t, "free", 10*time.Second)
+	w.caughtUp(t, "free", 30*time.Second)
 	for part := range int32(stuck) {
 		list := make([]*kgo.Record, 100)
 		for i := range list {
@@ -67,13 +53,89 @@ func TestReal_WaitingPartitionsHoldNobodyUp(t *testing.T) {
 		}
 		produceTo(t, p.src, list)
 	}
-	await(t, "the lag of waiting partitions to grow", 10*time.Second, lag(140))
+	await(t, "the lag of waiting partitions to grow", 20*time.Second, func() bool { return lagging(w, stuck, 140) })
 	if err := p.tgt.StartBroker(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
 	w.caughtUp(t, "stuck", 60*time.Second)
 	p.identical(t, "stuck", "stuck")
 	p.identical(t, "free", "free")
+}
+
+// TestFake_WaitingPartitionsHoldNobodyUp is the same with a target that refuses
+// for a while and whose workers have no other reason to start anew.
+func TestFake_WaitingPartitionsHoldNobodyUp(t *testing.T) {
+	t.Parallel()
+	const stuck = 6
+	src := ktest.FakeCluster(t, ktest.FakeOptions{Brokers: 1})
+	tgt := ktest.FakeCluster(t, ktest.FakeOptions{Brokers: 2})
+	createTopic(t, src, "stuck", stuck, nil)
+	createTopic(t, src, "free", 1, nil)
+	createTopic(t, tgt, "stuck", stuck, nil)
+	createTopic(t, tgt, "free", 1, nil)
+	for part := range int32(stuck) {
+		if err := tgt.MoveTopicPartition("stuck", part, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tgt.MoveTopicPartition("free", 0, 1); err != nil {
+		t.Fatal(err)
+	}
+	var refusing atomic.Bool
+	refusing.Store(true)
+	tgt.ControlKey(int16(kmsg.Produce), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		tgt.KeepControl()
+		req := kreq.(*kmsg.ProduceRequest)
+		resp := req.ResponseKind().(*kmsg.ProduceResponse)
+		ours := false
+		for _, rt := range req.Topics {
+			st := kmsg.NewProduceResponseTopic()
+			st.Topic, st.TopicID = rt.Topic, rt.TopicID
+			for _, rp := range rt.Partitions {
+				sp := kmsg.NewProduceResponseTopicPartition()
+				sp.Partition, sp.ErrorCode = rp.Partition, kerr.NotEnoughReplicas.Code
+				st.Partitions = append(st.Partitions, sp)
+				ours = ours || len(rp.Records) > 60<<10
+			}
+			resp.Topics = append(resp.Topics, st)
+		}
+		return resp, nil, ours && refusing.Load()
+	})
+	w := startWorker(t, "park", "w1", src, tgt, func(o *replicate.Options) {
+		only("stuck", "free")(o)
+		o.MemoryBudget = 4 << 20
+	})
+	value := make([]byte, 64<<10)
+	list := make([]*kgo.Record, 0, stuck*48) // 3 MiB a partition, 18 MiB in all
+	for i := range stuck * 48 {
+		list = append(list, &kgo.Record{Topic: "stuck", Partition: int32(i % stuck), Value: value})
+	}
+	produceTo(t, src, list)
+	await(t, "the waiting partitions to show their lag", 40*time.Second, func() bool { return lagging(w, stuck, 48) })
+	late := make([]*kgo.Record, 0, stuck*100)
+	for i := range stuck * 100 {
+		late = append(late, &kgo.Record{Topic: "stuck", Partition: int32(i % stuck), Value: []byte("late")})
+	}
+	produceTo(t, src, late)
+	produceTo(t, src, []*kgo.Record{{Topic: "free", Value: []byte("x")}})
+	w.caughtUp(t, "free", 30*time.Second)
+	await(t, "the lag of waiting partitions to grow", 20*time.Second, func() bool { return lagging(w, stuck, 148) })
+	refusing.Store(false)
+	w.caughtUp(t, "stuck", 20*time.Second)
+}
+
+// lagging reports whether all partitions of the topic "stuck" wait, with a lag
+// of at least want records.
+func lagging(w *worker, partitions int, want int64) bool {
+	for _, ts := range w.Status().Topics {
+		if ts.Name != "stuck" || len(ts.Partitions) != partitions {
+			continue
+		}
+		return !slices.ContainsFunc(ts.Partitions, func(ps dr.PartitionStatus) bool {
+			return ps.State != dr.PartitionWaiting || ps.MessageLag < want
+		})
+	}
+	return false
 }
 
 // place makes a topic whose partitions have one replica, on one broker.
@@ -100,7 +162,7 @@ func place(t *testing.T, b ktest.Broker, topic string, partitions int32, node in
 // produceTo writes records to the partitions that they name.
 func produceTo(t *testing.T, b ktest.Broker, list []*kgo.Record) {
 	t.Helper()
-	cl := client(t, b, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	cl := client(t, b, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()))
 	defer cl.Close()
 	var errs []error
 	for _, r := range cl.ProduceSync(t.Context(), list...) {
