@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/replicate"
 )
 
 // service answers the API.
@@ -37,13 +38,18 @@ func (s *service) Replicator(name string) (dr.ReplicatorStatus, error) {
 	return r.status(), nil
 }
 
-// Pause stores the wish to pause.
-func (s *service) Pause(ctx context.Context, name string) error {
+// engine returns the engine of a replicator that works.
+func (s *service) engine(name string) (*replicate.Engine, error) {
 	r, err := s.find(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	engine, err := r.working()
+	return r.working()
+}
+
+// Pause stores the wish to pause.
+func (s *service) Pause(ctx context.Context, name string) error {
+	engine, err := s.engine(name)
 	if err != nil {
 		return err
 	}
@@ -52,11 +58,7 @@ func (s *service) Pause(ctx context.Context, name string) error {
 
 // Resume takes a pause back.
 func (s *service) Resume(ctx context.Context, name string) error {
-	r, err := s.find(name)
-	if err != nil {
-		return err
-	}
-	engine, err := r.working()
+	engine, err := s.engine(name)
 	if err != nil {
 		return err
 	}
@@ -65,11 +67,7 @@ func (s *service) Resume(ctx context.Context, name string) error {
 
 // Resolve carries out a decision about a halted topic.
 func (s *service) Resolve(ctx context.Context, name string, res dr.Resolution) (dr.ResolveResult, error) {
-	r, err := s.find(name)
-	if err != nil {
-		return dr.ResolveResult{}, err
-	}
-	engine, err := r.working()
+	engine, err := s.engine(name)
 	if err != nil {
 		return dr.ResolveResult{}, err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"testing"
 )
 
 // Ports are taken from below the usual ephemeral range, so that no outgoing
@@ -16,6 +17,19 @@ const (
 	firstPort = 20000
 	lastPort  = 31999
 )
+
+// FreeAddress returns a loopback address that nobody listens on, and that no
+// other test gets before this one has ended.
+func FreeAddress(tb testing.TB) string {
+	tb.Helper()
+	var p portSet
+	port, err := p.take()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(p.release)
+	return loopback(port)
+}
 
 // portSet reserves ports among all processes that use this package: each port
 // has a lock file, held until release or the end of the process.

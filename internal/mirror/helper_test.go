@@ -181,6 +181,20 @@ func (p *pair) report(name string) (TopicReport, bool) {
 	return TopicReport{}, false
 }
 
+// allRun waits until n topics are reported as running, and no other number.
+func (p *pair) allRun(t *testing.T, n int, within time.Duration) {
+	t.Helper()
+	eventually(t, within, "all topics run", func() bool {
+		running := 0
+		for _, r := range p.topics.Status() {
+			if r.State == dr.TopicRunning {
+				running++
+			}
+		}
+		return running == n
+	})
+}
+
 func (p *pair) wantState(t *testing.T, name string, state dr.TopicState, code dr.HaltCode) TopicReport {
 	t.Helper()
 	r, ok := p.report(name)

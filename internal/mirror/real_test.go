@@ -284,15 +284,7 @@ func realMany(t *testing.T, p *pair) {
 	p.options.SettingsInterval = 0 // the default
 	start := time.Now()
 	p.follow(t, "t-many-.*")
-	eventually(t, 60*time.Second, "all topics run", func() bool {
-		running := 0
-		for _, r := range p.topics.Status() {
-			if r.State == dr.TopicRunning {
-				running++
-			}
-		}
-		return running == n
-	})
+	p.allRun(t, n, 60*time.Second)
 	t.Logf("%d topics in %v", n, time.Since(start))
 	if got := ownSettings(t, p.targetAdm, names[n-1])["retention.ms"]; got != retention {
 		t.Errorf("retention.ms = %q, want %q", got, retention)

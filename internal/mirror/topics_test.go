@@ -82,15 +82,7 @@ func TestThousandTopicsAtOnce(t *testing.T) {
 	}
 	start := time.Now()
 	p.run(t)
-	eventually(t, 20*time.Second, "all topics run", func() bool {
-		running := 0
-		for _, r := range p.topics.Status() {
-			if r.State == dr.TopicRunning {
-				running++
-			}
-		}
-		return running == n
-	})
+	p.allRun(t, n, 20*time.Second)
 	t.Logf("%d topics in %v", n, time.Since(start))
 	topics, err := p.targetAdm.ListTopics(t.Context())
 	if err != nil || len(topics) != n {

@@ -2,11 +2,11 @@ package preflight
 
 import (
 	"fmt"
-	"net"
 	"testing"
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kclient"
+	"github.com/anabranch/anabranch/internal/ktest"
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kfake"
 )
@@ -36,12 +36,7 @@ func TestCheck_AddressesOfDifferentClusters(t *testing.T) {
 
 func TestCheck_NothingIsReachable(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := l.Addr().String()
-	l.Close()
+	closed := ktest.FreeAddress(t)
 	r, err := Check(t.Context(), Options{
 		Source:     kclient.Options{Name: "east", BootstrapServers: []string{closed}},
 		Target:     kclient.Options{Name: "west", BootstrapServers: []string{closed}, SASL: &kclient.SASL{Mechanism: "PLAIN", Username: "u", Password: dr.NewSecret("p")}},

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"iter"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -372,12 +371,7 @@ func settings(t *testing.T, src, dst side) {
 }
 
 func reachability(t *testing.T, o Options, src, dst side) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := l.Addr().String()
-	l.Close()
+	closed := ktest.FreeAddress(t)
 	check := func(change func(*Options)) Report {
 		t.Helper()
 		o := o

@@ -51,7 +51,7 @@ func TestServe_UnreachableClusterIsToldAndTriedAgain(t *testing.T) {
 	if err := secondary.StopBroker(0); err != nil {
 		t.Fatal(err)
 	}
-	listen := freePort(t)
+	listen := ktest.FreeAddress(t)
 	w := serve(t, bin, writeFile(t, t.TempDir(), "a.yaml", oneWay(primary, secondary, listen)), listen)
 	addr := secondary.BootstrapServers()[0]
 	eventually(t, 15*time.Second, func() error {
@@ -84,7 +84,7 @@ func TestServe_OneClusterUnderTwoNames(t *testing.T) {
 	primary, secondary := newSide(t, ktest.Newest), newSide(t, ktest.Newest)
 	primary.create("orders", 2)
 	primary.write("orders", "a", 20, 2)
-	listen := freePort(t)
+	listen := ktest.FreeAddress(t)
 	text := strings.Replace(oneWay(primary, secondary, listen), "replicators:\n", "replicators:\n  loop: {source: primary, target: alias}\n", 1)
 	text = strings.Replace(text, "clusters:\n", fmt.Sprintf("clusters:\n  alias: {bootstrap_servers: [%q]}\n", primary.BootstrapServers()[0]), 1)
 	w := serve(t, bin, writeFile(t, t.TempDir(), "a.yaml", text), listen)
@@ -103,7 +103,7 @@ func TestServe_TwoWorkers(t *testing.T) {
 	primary, secondary := newSide(t, ktest.Newest), newSide(t, ktest.Newest)
 	primary.create("orders", 6)
 	primary.write("orders", "a", 60, 6)
-	dir, listenA, listenB, listenC := t.TempDir(), freePort(t), freePort(t), freePort(t)
+	dir, listenA, listenB, listenC := t.TempDir(), ktest.FreeAddress(t), ktest.FreeAddress(t), ktest.FreeAddress(t)
 	a := serve(t, bin, writeFile(t, dir, "a.yaml", oneWay(primary, secondary, listenA)), listenA)
 	a.awaitState(name, dr.ReplicatorRunning, 30*time.Second)
 	b := serve(t, bin, writeFile(t, dir, "b.yaml", oneWay(primary, secondary, listenB)), listenB)
@@ -153,7 +153,7 @@ func TestServe_TwoWorkers(t *testing.T) {
 func TestServe_SecondSignalEndsAtOnce(t *testing.T) {
 	bin := binary(t)
 	primary, secondary := newSide(t, ktest.Newest), newSide(t, ktest.Newest)
-	listen := freePort(t)
+	listen := ktest.FreeAddress(t)
 	w := serve(t, bin, writeFile(t, t.TempDir(), "a.yaml", oneWay(primary, secondary, listen)), listen)
 	w.awaitState(name, dr.ReplicatorRunning, 30*time.Second)
 	if err := secondary.PauseBroker(0); err != nil { // silent, not gone: nothing can end early
@@ -186,7 +186,7 @@ func TestServe_BothWays(t *testing.T) {
 	bin := binary(t)
 	primary, secondary := newSide(t, ktest.Newest), newSide(t, ktest.Oldest)
 	primary.create("orders", 2)
-	listen := freePort(t)
+	listen := ktest.FreeAddress(t)
 	text := strings.Replace(oneWay(primary, secondary, listen), "replicators:\n", "replicators:\n  secondary-to-primary: {source: secondary, target: primary}\n", 1)
 	w := serve(t, bin, writeFile(t, t.TempDir(), "a.yaml", text), listen)
 	w.awaitState(name, dr.ReplicatorRunning, 30*time.Second)

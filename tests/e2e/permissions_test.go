@@ -93,7 +93,7 @@ func TestServe_WithTheDocumentedPermissionsOnly(t *testing.T) {
 api: {listen: %q}
 `, name, listen))
 	}
-	listenA, listenB := freePort(t), freePort(t)
+	listenA, listenB := ktest.FreeAddress(t), ktest.FreeAddress(t)
 	fileA, fileB := file(listenA), file(listenB)
 	if exit, stdout, _ := run(t, bin, "config", "check", fileA, "--connect"); exit == 0 || !strings.Contains(stdout, "kafka-acls.sh") {
 		t.Errorf("config check without any permission: exit %d\n%s", exit, stdout)

@@ -30,7 +30,7 @@ const name = "primary-to-secondary"
 func TestServe_LifeOfAWorker(t *testing.T) {
 	bin := binary(t)
 	primary, secondary := newSide(t, ktest.Newest), newSide(t, ktest.Oldest)
-	listen := freePort(t)
+	listen := ktest.FreeAddress(t)
 	file := writeFile(t, t.TempDir(), "anabranch.yaml", oneWay(primary, secondary, listen))
 	primary.create("before", 3)
 	primary.write("before", "a", 30, 3)
