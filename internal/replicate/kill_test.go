@@ -201,9 +201,11 @@ func (r *killRun) restartBroker() {
 	})
 }
 
-// disturb makes all kills. Each way comes up in every turn.
+// disturb makes all kills. Each way comes up in every turn, and the directions
+// take turns.
 func (r *killRun) disturb() {
 	ways := []func(replicator string, i int){r.killAtStart, r.killInTakeOver, r.killAll, r.killSuccessor, r.killAny, r.killAny}
+	direction := r.rng.IntN(2)
 	for turn := 0; r.left > 0; turn++ {
 		if turn > 0 { // The first turn begins with the ways that matter most.
 			r.rng.Shuffle(len(ways), func(i, j int) { ways[i], ways[j] = ways[j], ways[i] })
@@ -212,7 +214,8 @@ func (r *killRun) disturb() {
 			if r.left == 0 {
 				break
 			}
-			replicator, i := []string{"ab", "ba"}[r.rng.IntN(2)], r.rng.IntN(workersEach)
+			replicator, i := []string{"ab", "ba"}[direction%2], r.rng.IntN(workersEach)
+			direction++
 			if r.rng.IntN(4) > 0 { // The rest comes whatever is going on.
 				r.awaitCopying(replicator)
 			}
