@@ -24,7 +24,7 @@ func TestWarnings_AnOutageIsAFewLines(t *testing.T) {
 		o := Options{
 			Name: "west", BootstrapServers: []string{"one:1", "two:2"}, Warnings: NewWarnings(), Logger: slog.New(handler),
 			Dialer: func(_ context.Context, network, addr string) (net.Conn, error) {
-				var cause error = os.NewSyscallError("connect", syscall.ECONNREFUSED)
+				cause := os.NewSyscallError("connect", syscall.ECONNREFUSED)
 				if addr == "two:2" {
 					cause = &net.DNSError{Err: "no such host", Name: "two", IsNotFound: true}
 				}

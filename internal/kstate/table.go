@@ -165,14 +165,11 @@ func (t *Table) refuse(ctx context.Context, err error) {
 }
 
 func (t *Table) poll(ctx context.Context, cl *kgo.Client) error {
-	fs, quiet := t.fetch(ctx, cl)
-	if ctx.Err() != nil {
-		return nil
-	}
+	fs, over := t.fetch(ctx, cl)
 	var lost, refused error
 	fs.EachError(func(_ string, p int32, err error) {
-		if quiet && errors.Is(err, context.DeadlineExceeded) {
-			return
+		if over && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+			return // the poll was ended, not refused
 		}
 		if loss, ok := errors.AsType[*kgo.ErrDataLoss](err); ok {
 			lost = fmt.Errorf("state topic %s partition %d was truncated: read up to %d, the log now ends at %d", Topic, p, loss.ConsumedTo, loss.ResetTo)
@@ -191,25 +188,28 @@ func (t *Table) poll(ctx context.Context, cl *kgo.Client) error {
 	return nil
 }
 
-// fetch polls. After a refusal it does so for a moment only and reports that
-// nothing came, good or bad: brokers that refuse say so at once.
-func (t *Table) fetch(ctx context.Context, cl *kgo.Client) (fs kgo.Fetches, quiet bool) {
+// fetch polls, and reports whether its own end cut that short. After a refusal
+// it polls for a moment only: brokers that refuse say so at once.
+func (t *Table) fetch(ctx context.Context, cl *kgo.Client) (fs kgo.Fetches, over bool) {
 	t.mu.Lock()
 	refused := t.mu.refused != nil
 	t.mu.Unlock()
-	if !refused {
-		return cl.PollFetches(ctx), false
+	if refused {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
 	}
-	short, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	fs = cl.PollFetches(short)
-	return fs, short.Err() != nil
+	fs = cl.PollFetches(ctx)
+	return fs, ctx.Err() != nil
 }
 
 func (t *Table) fold(fs kgo.Fetches) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	fs.EachPartition(func(ftp kgo.FetchTopicPartition) {
+		if len(ftp.Records) == 0 {
+			return // an error, perhaps of no partition at all
+		}
 		p := t.mu.parts[ftp.Partition]
 		for _, r := range ftp.Records {
 			p.fold(r)
