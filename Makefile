@@ -7,7 +7,7 @@ SEED    ?=
 SEEDS   ?=
 KILLS   ?= 50
 
-.PHONY: help build test sim kills race lint fuzz ci quickstart clean
+.PHONY: bench bench-quick help build test sim kills race lint fuzz ci quickstart clean
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 

@@ -79,6 +79,27 @@ func (e *Engine) resolution(id tp) *resolveRecord {
 	return controlRecord[resolveRecord](e, keyResolve(e.o.Name, id))
 }
 
+// atRest reports whether the last owner of a slot was done with everything when
+// it stopped, or there never was one.
+func (e *Engine) atRest(n int32) bool {
+	b, ok := e.targetState.Get(n, keyOwner(e.o.Name))
+	if !ok {
+		return true
+	}
+	o, err := decode[ownerRecord](b)
+	return err == nil && o.Clean
+}
+
+// restless returns how many slots are not at rest.
+func (e *Engine) restless() (count int) {
+	for n := range e.slots {
+		if !e.atRest(n) {
+			count++
+		}
+	}
+	return count
+}
+
 // waitResumed returns when the replicator is not paused, or ctx ends.
 func (e *Engine) waitResumed(ctx context.Context) {
 	changed, end := e.targetState.Watch()

@@ -240,6 +240,13 @@ func (s *sender) refuseAll(err error) {
 
 // flush writes requests while there is something to write and room for it.
 func (s *sender) flush() {
+	s.mu.Lock()
+	busy := s.mu.writing
+	s.mu.writing = true
+	s.mu.Unlock()
+	if busy {
+		return
+	}
 	for f, conn := s.next(); conn != nil; f, conn = s.next() {
 		if f == nil { // all of it was refused
 			continue
@@ -255,14 +262,13 @@ func (s *sender) flush() {
 // another writes.
 func (s *sender) next() (*flight, *kclient.Conn) {
 	s.mu.Lock()
-	s.mu.writing = false // of the request before
 	if s.mu.conn == nil || len(s.mu.queue) == 0 || len(s.mu.flights) >= requestsFlying || s.mu.closed || s.expiring() || s.pausing() {
+		s.mu.writing = false
 		s.mu.Unlock()
 		return nil, nil
 	}
 	now, dropped := s.take()
 	conn := s.mu.conn
-	s.mu.writing = true
 	var f *flight
 	if len(now) > 0 && s.allowed() {
 		f = &flight{req: newProduce(batchesOf(now)), correlation: s.mu.correlation, now: now}

@@ -130,6 +130,7 @@ type slot struct {
 // slotView is what others may know of a slot. It is immutable.
 type slotView struct {
 	owned      bool
+	resting    bool // the state topic knows all about it
 	reason     string
 	partitions map[tp]partitionView
 }
@@ -155,6 +156,10 @@ func (s *slot) run(ctx context.Context) {
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(drainTimeout, cancel) })()
 	var backoff time.Duration
 	for ctx.Err() == nil {
+		if s.e.paused() && s.e.atRest(s.n) {
+			s.rest(ctx)
+			continue
+		}
 		began := time.Now()
 		err := s.acquire(ctx, io)
 		if err == nil {
@@ -166,8 +171,7 @@ func (s *slot) run(ctx context.Context) {
 			break
 		}
 		if errors.Is(err, errPaused) {
-			s.publish(true, "")
-			s.e.waitResumed(ctx)
+			s.rest(ctx)
 			continue
 		}
 		s.publish(false, err.Error())
@@ -187,11 +191,27 @@ func (s *slot) run(ctx context.Context) {
 	s.view.Store(&slotView{})
 }
 
+// rest waits until the replicator is resumed. What the slot has done is in the
+// state topic: nothing is taken over, read or written before.
+func (s *slot) rest(ctx context.Context) {
+	s.view.Store(&slotView{owned: true, resting: true})
+	s.e.waitResumed(ctx)
+	if s.e.paused() {
+		sleep(ctx, time.Second) //nolint:errcheck // the state table ended: the caller finds out
+	}
+}
+
 // serve runs the pipelines until ctx ends (nil) or something is in doubt.
 func (s *slot) serve(ctx, io context.Context) error {
 	tick := time.NewTicker(slotTick)
 	defer tick.Stop()
 	s.retake, s.draining = nil, false
+	if s.e.paused() { // taken over only because the last owner was not done
+		if err := s.drain(io); err != nil {
+			return err
+		}
+		return errPaused
+	}
 	s.onTick(io)
 	s.turn.Lock()
 	defer s.turn.Unlock()

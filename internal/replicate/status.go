@@ -118,9 +118,13 @@ func (e *Engine) partitionViews() map[tp]partitionView {
 	}
 	out := map[tp]partitionView{}
 	for n := range e.slots {
+		owner := owners[n]
 		if v := views[n]; v != nil && v.owned {
-			maps.Copy(out, v.partitions)
-			continue
+			if !v.resting {
+				maps.Copy(out, v.partitions)
+				continue
+			}
+			owner = e.o.WorkerID
 		}
 		raw := map[string][]byte{}
 		prefix := prefixCheckpoint(e.o.Name)
@@ -132,7 +136,7 @@ func (e *Engine) partitionViews() map[tp]partitionView {
 			}
 			if ck, err := decode[checkpoint](b); err == nil && !ck.Retired {
 				v := ck.view()
-				v.status.Worker = owners[n]
+				v.status.Worker = owner
 				out[id] = v
 			}
 		}
@@ -256,8 +260,11 @@ func (e *Engine) judgeState(st *dr.ReplicatorStatus) {
 	}
 	e.mu.Unlock()
 	switch {
-	case e.paused():
+	case e.paused() && e.restless() == 0:
 		st.State = dr.ReplicatorPaused
+	case e.paused():
+		st.State = dr.ReplicatorUpdating
+		reasons = append(reasons, fmt.Sprintf("pausing: %d of %d slots still have something under way", e.restless(), e.slots))
 	case !complete && !ran:
 		st.State = dr.ReplicatorCreating
 		reasons = append(reasons, fmt.Sprintf("%d of %d slots are taken over", len(owned), e.slots))
@@ -298,7 +305,7 @@ func (e *Engine) topicStatuses() []dr.TopicStatus {
 	e.mu.Lock()
 	ends := e.mu.ends
 	e.mu.Unlock()
-	paused := e.paused()
+	paused := e.paused() && e.restless() == 0
 	for _, t := range e.selected(m) {
 		st := get(t.name)
 		for p := range t.partitions {

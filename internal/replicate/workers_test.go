@@ -426,7 +426,6 @@ func workersAnswerForAll(t *testing.T, r rig) {
 	for _, w := range []*worker{w1, w2} {
 		w.awaitState(t, dr.ReplicatorPaused, 5*time.Second)
 	}
-	time.Sleep(500 * time.Millisecond)
 	p := client(t, r.src, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.DefaultProduceTopic(r.topic))
 	before := total(read(t, r.tgt, r.topic, kgo.ReadUncommitted()))
 	for i := range 32 {
