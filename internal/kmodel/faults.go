@@ -49,6 +49,7 @@ type Chaos struct {
 	Slow     float64       // share of the answers that come late
 	MaxDelay time.Duration // of those
 	Keys     []int16       // of the requests; all if empty
+	Client   string        // client id of the requests; all if empty
 }
 
 // faults is what is wrong at the moment.
@@ -138,7 +139,7 @@ func (c *Cluster) fate(r *request) (lose bool, slow time.Duration) {
 		return true, 0
 	}
 	ch := c.faults.chaos
-	if len(ch.Keys) > 0 && !slices.Contains(ch.Keys, key) {
+	if len(ch.Keys) > 0 && !slices.Contains(ch.Keys, key) || ch.Client != "" && ch.Client != r.client {
 		return false, 0
 	}
 	if ch.Slow > 0 && c.rng.Float64() < ch.Slow {
@@ -175,6 +176,17 @@ func (c *Cluster) markerDelay(pl place) time.Duration {
 		most = c.faults.markers
 	}
 	return c.within(most) + 1
+}
+
+// Partitions returns the topics with their numbers of partitions.
+func (c *Cluster) Partitions() map[string]int32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := map[string]int32{}
+	for name, t := range c.topics {
+		out[name] = int32(len(t.partitions))
+	}
+	return out
 }
 
 // HoldMarkers keeps the markers of a partition from being written until

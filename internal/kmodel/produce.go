@@ -101,7 +101,7 @@ func (c *Cluster) appendOne(w *producing, t *topic, rp kmsg.ProduceRequestTopicP
 		if err == kerr.UnknownTopicOrPartition && w.req.Version >= 13 {
 			err = kerr.UnknownTopicID
 		}
-		if err == kerr.NotLeaderForPartition {
+		if err == kerr.NotLeaderForPartition && p.leader != w.r.b.node {
 			ap.CurrentLeader.LeaderID, ap.CurrentLeader.LeaderEpoch = p.leader, p.epoch
 			w.endpoint(c, p.leader)
 		}
@@ -166,6 +166,7 @@ func (w *producing) await(c *Cluster, p *partition, end int64, ap *kmsg.ProduceR
 
 // endpoint adds the address of a leader (KIP-951).
 func (w *producing) endpoint(c *Cluster, node int32) {
+	w.r.latency = time.Millisecond // as in a fetch
 	if node < 0 || slices.ContainsFunc(w.resp.Brokers, func(b kmsg.ProduceResponseBroker) bool { return b.NodeID == node }) {
 		return
 	}

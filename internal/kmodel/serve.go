@@ -22,7 +22,8 @@ type request struct {
 	client   string
 	kmsg     kmsg.Request
 	down     <-chan struct{} // closed when the broker stops
-	throttle time.Duration
+	throttle time.Duration // the connection is muted for it after the answer
+	latency  time.Duration // before the answer
 }
 
 // api is a request that the model serves.
@@ -140,7 +141,7 @@ func (b *broker) converse(nc net.Conn, apis map[int16]api, down <-chan struct{})
 			return
 		}
 		lose, slow := b.c.fate(r)
-		if !sleep(slow, down) || lose {
+		if !sleep(slow+r.latency, down) || lose {
 			return
 		}
 		if out != nil {

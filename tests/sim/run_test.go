@@ -24,7 +24,8 @@ type cluster struct {
 	ktest.Broker
 	name string
 	dial fault.DialFunc
-	move func() // moves the leaders of all partitions; nil: it can't be done
+	move func()      // moves the leaders of all partitions; nil: it can't be done
+	hurt func(Fault) // makes a fault of brokers happen, to its end; nil: it can't be done
 }
 
 // limits are how long a run waits, in the time that it runs in.
@@ -330,6 +331,10 @@ func (r *run) do(f Fault) {
 	case Leaders:
 		if move := r.clusters[f.Side].move; move != nil {
 			move()
+		}
+	case Outage, Freeze, Leaderless, Markers, Answers, Lag:
+		if hurt := r.clusters[f.Side].hurt; hurt != nil {
+			hurt(f)
 		}
 	}
 }

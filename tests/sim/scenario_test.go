@@ -22,6 +22,7 @@ type Scenario struct {
 	Load        time.Duration // the faults' times count from its start
 	Chaos       fault.Plan    // of the connections of all workers while the load runs
 	Faults      []Fault
+	Forgets     []string // clusters of the model whose brokers forget producers of records that are minutes old
 }
 
 // Topic is a topic that exists on the clusters On before the load begins there.
@@ -66,6 +67,22 @@ const (
 	Leaders FaultKind = "leaders"
 )
 
+// The faults of brokers of the model, which they have for For.
+const (
+	// Outage kills a broker of Side and starts it again.
+	Outage FaultKind = "outage"
+	// Freeze pauses a broker of Side.
+	Freeze FaultKind = "freeze"
+	// Leaderless takes the leaders of some partitions of Side away.
+	Leaderless FaultKind = "leaderless"
+	// Markers makes the markers of Side take up to For.
+	Markers FaultKind = "markers"
+	// Answers loses answers of Side to the workers, and delays others.
+	Answers FaultKind = "answers"
+	// Lag keeps some partitions of Side from being replicated.
+	Lag FaultKind = "lag"
+)
+
 // Fault is one thing that goes wrong, or that an operator does, at a time.
 type Fault struct {
 	Kind       FaultKind
@@ -83,6 +100,8 @@ func (f Fault) String() string {
 		return fmt.Sprintf("%s %s to %d partitions on %v", s, f.Topic.Name, f.Topic.Partitions, f.Topic.On)
 	case Leaders:
 		return s + " of " + f.Side
+	case Outage, Freeze, Leaderless, Markers, Answers, Lag:
+		return fmt.Sprintf("%s of %s for %v", s, f.Side, f.For)
 	case Pause:
 		return fmt.Sprintf("%s replicator %d for %v", s, f.Replicator, f.For)
 	default:

@@ -155,25 +155,32 @@ func TestFake_Scenarios(t *testing.T) {
 // A replicator whose only worker is gone for good must show as lost records: a
 // run that could not fail would prove nothing.
 func TestFake_LossIsSeen(t *testing.T) {
-	s := Scenario{
+	s := lossy()
+	synctest.Test(t, func(t *testing.T) { lossIsSeen(t, s, fakes(t, s)) })
+}
+
+func lossy() Scenario {
+	return Scenario{
 		Name: "lost", Clusters: []string{"a", "b"}, Topics: topics("a"), Replicators: []Replicator{{"a", "b", 1}}, Rate: 50, Load: 5 * second,
 	}
-	synctest.Test(t, func(t *testing.T) {
-		r := newRun(s, fakes(t, s), fakeLimits(), logger(new(notes)))
-		if !r.begin() {
-			t.Fatal(r.mu.failed)
-		}
-		r.worker(0, 0).each("b", (*ktest.Path).Silence)
-		for _, topic := range s.Topics {
-			r.load(topic, s.Load)
-		}
-		r.loads.Wait()
-		r.verify()
-		r.end()
-		if got := strings.Join(r.mu.failed, "\n"); !strings.Contains(got, string(ktest.Lost)) || strings.Contains(got, string(ktest.Doubled)) {
-			t.Errorf("a replicator without a network: %s", got)
-		}
-	})
+}
+
+func lossIsSeen(t *testing.T, s Scenario, clusters map[string]*cluster) {
+	t.Helper()
+	r := newRun(s, clusters, fakeLimits(), logger(new(notes)))
+	if !r.begin() {
+		t.Fatal(r.mu.failed)
+	}
+	r.worker(0, 0).each("b", (*ktest.Path).Silence)
+	for _, topic := range s.Topics {
+		r.load(topic, s.Load)
+	}
+	r.loads.Wait()
+	r.verify()
+	r.end()
+	if got := strings.Join(r.mu.failed, "\n"); !strings.Contains(got, string(ktest.Lost)) || strings.Contains(got, string(ktest.Doubled)) {
+		t.Errorf("a replicator without a network: %s", got)
+	}
 }
 
 // The first seed and the number of seeds of TestFake_Seeds.
