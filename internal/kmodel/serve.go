@@ -22,8 +22,8 @@ type request struct {
 	client   string
 	kmsg     kmsg.Request
 	down     <-chan struct{} // closed when the broker stops
-	throttle time.Duration // the connection is muted for it after the answer
-	latency  time.Duration // before the answer
+	throttle time.Duration   // the connection is muted for it after the answer
+	latency  time.Duration   // before the answer
 }
 
 // api is a request that the model serves.

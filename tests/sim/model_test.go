@@ -143,6 +143,9 @@ func generateModel(seed uint64) Scenario {
 		}
 		rep := s.Replicators[f.Replicator]
 		f.Worker, f.Side = r.IntN(rep.Workers), []string{rep.From, rep.To}[r.IntN(2)]
+		if len(s.Forgets) > 0 && f.Kind == Crash {
+			f.For = 0 // A fence lasts as long as the broker remembers it: what a dead worker wrote last must not come later.
+		}
 		s.Faults = append(s.Faults, f)
 	}
 	slices.SortFunc(s.Faults, func(x, y Fault) int { return int(x.At - y.At) })
