@@ -36,6 +36,8 @@ const (
 // reads.
 type Conn struct {
 	conn     net.Conn
+	clientID string
+	joined   []byte // of a write of parts where the connection takes one piece only
 	versions map[int16][2]int16
 	expires  time.Time
 	format   *kmsg.RequestFormatter
@@ -75,7 +77,7 @@ func take(ctx context.Context, o Options, cl *kgo.Client, taken *handedOver) (*C
 	if err := kerr.ErrorForCode(av.ErrorCode); err != nil {
 		return nil, fmt.Errorf("ask a broker for its versions: %w", err)
 	}
-	c := &Conn{versions: make(map[int16][2]int16, len(av.ApiKeys)), format: kmsg.NewRequestFormatter(kmsg.FormatterClientID(o.ClientID))}
+	c := &Conn{clientID: o.ClientID, versions: make(map[int16][2]int16, len(av.ApiKeys)), format: kmsg.NewRequestFormatter(kmsg.FormatterClientID(o.ClientID))}
 	for _, k := range av.ApiKeys {
 		c.versions[k.ApiKey] = [2]int16{k.MinVersion, k.MaxVersion}
 	}
@@ -97,6 +99,20 @@ func (c *Conn) SetVersion(req kmsg.Request) error {
 	req.SetVersion(v)
 	return nil
 }
+
+// Version returns the newest version of a request that the broker and the caller
+// speak, whose versions are oldest to newest.
+func (c *Conn) Version(key, oldest, newest int16) (int16, error) {
+	r, ok := c.versions[key]
+	v := min(r[1], newest)
+	if !ok || v < max(r[0], oldest) {
+		return 0, fmt.Errorf("the broker takes no version of %s from %d to %d", kmsg.NameForKey(key), oldest, newest)
+	}
+	return v, nil
+}
+
+// ClientID is what requests name as their client.
+func (c *Conn) ClientID() string { return c.clientID }
 
 // Expires is when the broker ends the session unless it is authenticated anew
 // (KIP-368), zero for never. The owner opens another connection before.
@@ -120,6 +136,34 @@ func (c *Conn) Write(frame []byte, within time.Duration) error {
 			return fmt.Errorf("write to a broker: %w", err)
 		}
 		frame = frame[n:]
+	}
+	return nil
+}
+
+// WriteParts writes a frame that is in parts, as Write does. It consumes parts.
+func (c *Conn) WriteParts(parts net.Buffers, within time.Duration) error {
+	tcp, ok := c.conn.(*net.TCPConn)
+	if !ok { // each part would become a record of TLS
+		c.joined = c.joined[:0]
+		for _, p := range parts {
+			c.joined = append(c.joined, p...)
+		}
+		return c.Write(c.joined, within)
+	}
+	for len(parts) > 0 {
+		n, size := 0, 0
+		for n < len(parts) && size < progress {
+			size += len(parts[n])
+			n++
+		}
+		if err := tcp.SetDeadline(time.Now().Add(within)); err != nil {
+			return fmt.Errorf("write to a broker: %w", err)
+		}
+		piece := parts[:n]
+		parts = parts[n:]
+		if _, err := piece.WriteTo(tcp); err != nil {
+			return fmt.Errorf("write to a broker: %w", err)
+		}
 	}
 	return nil
 }

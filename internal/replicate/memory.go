@@ -1,7 +1,6 @@
 package replicate
 
 import (
-	"math/bits"
 	"sync"
 	"sync/atomic"
 )
@@ -10,7 +9,8 @@ import (
 const (
 	smallestPooled = 64 << 10 // below it the garbage collector does as well
 	largestPooled  = 16 << 20
-	mostPooled     = 24 << 20 // unused and kept
+	mostPooled     = 16 << 20 // unused and kept
+	poolStep       = 256 << 10
 )
 
 // memoryPool keeps the memory of fetch answers for the next ones: memory that
@@ -29,12 +29,12 @@ func (p *memoryPool) get(n int) []byte {
 	if n < smallestPooled || n > largestPooled {
 		return make([]byte, n)
 	}
-	size := 1 << bits.Len(uint(n-1))
+	size := (n + poolStep - 1) / poolStep * poolStep
 	p.mu.Lock()
 	for i := len(p.mu.free) - 1; i >= 0; i-- {
-		if b := p.mu.free[i]; cap(b) == size {
+		if b := p.mu.free[i]; cap(b) >= n && cap(b) <= 2*size {
 			p.mu.free = append(p.mu.free[:i], p.mu.free[i+1:]...)
-			p.mu.bytes -= size
+			p.mu.bytes -= cap(b)
 			p.mu.Unlock()
 			return b[:n]
 		}
@@ -46,7 +46,7 @@ func (p *memoryPool) get(n int) []byte {
 // put takes back what get returned and nobody uses any more.
 func (p *memoryPool) put(b []byte) {
 	size := cap(b)
-	if size < smallestPooled || size > largestPooled || size&(size-1) != 0 {
+	if size < smallestPooled || size > largestPooled+poolStep {
 		return
 	}
 	p.mu.Lock()

@@ -40,8 +40,8 @@ type shipment struct {
 
 // flight is one request on the wire.
 type flight struct {
-	req         *kmsg.ProduceRequest
 	correlation int32
+	version     int16
 	now         []shipment
 }
 
@@ -73,7 +73,7 @@ type sender struct {
 		closed      bool
 	}
 	wake    chan struct{}
-	frame   []byte // of who is writing
+	frame   produceFrame // of who is writing
 	readers sync.WaitGroup
 }
 
@@ -83,6 +83,16 @@ func batchesOf(list []shipment) []outBatch {
 		out[i] = sh.out
 	}
 	return out
+}
+
+// topicNamed finds the id of a topic of a request.
+func topicNamed(list []shipment, topic string) [16]byte {
+	for _, sh := range list {
+		if sh.out.topic == topic {
+			return sh.out.topicID
+		}
+	}
+	return [16]byte{}
 }
 
 // push appends shipments; it never blocks.
@@ -195,12 +205,12 @@ func (s *sender) dial(ctx context.Context) {
 	defer cancel()
 	var conn *kclient.Conn
 	var err error
-	probe := kmsg.NewPtrProduceRequest()
+	var version int16
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		if conn, err = s.connect(dialCtx, s.node); err == nil {
-			if err = conn.SetVersion(probe); err != nil {
+			if version, err = conn.Version(produceKey, oldestProduce, newestProduce); err != nil {
 				conn.Close()
 			}
 		}
@@ -220,7 +230,7 @@ func (s *sender) dial(ctx context.Context) {
 		return
 	}
 	s.mu.Lock()
-	s.mu.conn, s.mu.version = conn, probe.Version
+	s.mu.conn, s.mu.version = conn, version
 	err = conn.ReadWithin(idleWithin)
 	s.mu.Unlock()
 	s.readers.Go(func() { s.read(conn) })
@@ -251,8 +261,8 @@ func (s *sender) flush() {
 		if f == nil { // all of it was refused
 			continue
 		}
-		s.frame = conn.Encode(s.frame, f.req, f.correlation)
-		if err := conn.Write(s.frame, answerWithin); err != nil {
+		parts := s.frame.encode(f.version, conn.ClientID(), f.correlation, batchesOf(f.now))
+		if err := conn.WriteParts(parts, answerWithin); err != nil {
 			conn.Close() // the reader tells
 		}
 	}
@@ -271,8 +281,7 @@ func (s *sender) next() (*flight, *kclient.Conn) {
 	conn := s.mu.conn
 	var f *flight
 	if len(now) > 0 && s.allowed() {
-		f = &flight{req: newProduce(batchesOf(now)), correlation: s.mu.correlation, now: now}
-		f.req.SetVersion(s.mu.version)
+		f = &flight{version: s.mu.version, correlation: s.mu.correlation, now: now}
 		s.mu.correlation = (s.mu.correlation + 1) & (1<<31 - 1)
 		s.mu.flights = append(s.mu.flights, f)
 	} else {
@@ -330,7 +339,7 @@ func (s *sender) land(conn *kclient.Conn, frame []byte) error {
 	f := s.mu.flights[0]
 	s.mu.Unlock()
 	resp := kmsg.NewPtrProduceResponse()
-	resp.SetVersion(f.req.Version)
+	resp.SetVersion(f.version)
 	if err := kclient.Decode(frame, f.correlation, resp); err != nil {
 		return err
 	}
@@ -349,7 +358,7 @@ func (s *sender) land(conn *kclient.Conn, frame []byte) error {
 	if throttle > 0 {
 		s.onThrottle(throttle)
 	}
-	tell(f.now, answersOf(f.req, resp))
+	tell(f.now, answersOf(resp, func(topic string) [16]byte { return topicNamed(f.now, topic) }))
 	s.mu.Lock()
 	s.mu.telling = false
 	s.mu.Unlock()

@@ -78,18 +78,14 @@ type produceAnswer struct {
 	baseOffset int64
 }
 
-// answersOf returns the answers of a response by topic id (by name where the
-// broker's version has no ids).
-func answersOf(req *kmsg.ProduceRequest, resp *kmsg.ProduceResponse) map[tp]produceAnswer {
-	names := make(map[string][16]byte, len(req.Topics))
-	for _, t := range req.Topics {
-		names[t.Topic] = t.TopicID
-	}
-	out := make(map[tp]produceAnswer, len(req.Topics))
+// answersOf returns the answers of a response by topic id. Where the broker's
+// version has none, named finds it.
+func answersOf(resp *kmsg.ProduceResponse, named func(topic string) [16]byte) map[tp]produceAnswer {
+	out := make(map[tp]produceAnswer, len(resp.Topics))
 	for _, t := range resp.Topics {
 		id := t.TopicID
 		if id == ([16]byte{}) {
-			id = names[t.Topic]
+			id = named(t.Topic)
 		}
 		for _, p := range t.Partitions {
 			a := produceAnswer{code: p.ErrorCode, baseOffset: p.BaseOffset}
@@ -126,7 +122,7 @@ func produce(ctx context.Context, cl *kgo.Client, node int32, b outBatch, done f
 			done(produceAnswer{}, fmt.Errorf("produce: unexpected answer %T", resp))
 			return
 		}
-		a, ok := answersOf(req.ProduceRequest, pr)[tp{b.topicID, b.partition}]
+		a, ok := answersOf(pr, func(string) [16]byte { return b.topicID })[tp{b.topicID, b.partition}]
 		if !ok {
 			done(a, errors.New("the broker's answer lacks the partition"))
 			return
