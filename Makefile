@@ -17,8 +17,8 @@ build: ## the binary, static, in bin/
 test: ## all tests; those on real Kafka are skipped, and say why, where Java or Maven is missing
 	$(GO) test ./...
 
-sim: ## replicators on fake Kafka in fake time: SEEDS=N scenarios, or SEED=N for one of them (SEED and SEEDS: N from SEED on)
-	ANABRANCH_SIM_SEED=$(SEED) ANABRANCH_SIM_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 0 -v -run TestFake_Seeds ./tests/sim
+sim: ## replicators on fake Kafka and on the broker model in fake time: SEEDS=N scenarios, or SEED=N for one of them (SEED and SEEDS: N from SEED on)
+	ANABRANCH_SIM_SEED=$(SEED) ANABRANCH_SIM_SEEDS=$(SEEDS) GOGC=400 $(GO) test -count=1 -timeout 0 -v -run 'Test(Fake|Model)_Seeds' ./tests/sim
 
 kills: ## workers killed and brokers restarted under load on real Kafka, then every record compared: KILLS=N kills, SEED=N repeats the random choices
 	ANABRANCH_REQUIRE_KAFKA=1 ANABRANCH_TEST_KILLS=$(KILLS) ANABRANCH_TEST_SEED=$(SEED) $(GO) test -count=1 -timeout 0 -v -run '^TestReal_Kills' ./internal/replicate

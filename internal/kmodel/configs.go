@@ -113,7 +113,7 @@ func validTopicConfig(name, value string) bool {
 	}
 	switch name {
 	case "cleanup.policy":
-		for _, v := range strings.Split(value, ",") {
+		for v := range strings.SplitSeq(value, ",") {
 			if v = strings.TrimSpace(v); v != "compact" && v != "delete" {
 				return false
 			}
@@ -228,6 +228,7 @@ func alter(configs map[string]string, changes []kmsg.IncrementalAlterConfigsRequ
 		}
 		list := strings.FieldsFunc(current(ch.Name), func(r rune) bool { return r == ',' })
 		switch ch.Op {
+		case kmsg.IncrementalAlterConfigOpSet:
 		case kmsg.IncrementalAlterConfigOpDelete:
 			delete(next, ch.Name)
 			continue

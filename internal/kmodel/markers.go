@@ -141,7 +141,7 @@ func (c *Cluster) writeTxnMarkers(r *request, req *kmsg.WriteTxnMarkersRequest) 
 	for _, rm := range req.Markers {
 		am := kmsg.NewWriteTxnMarkersResponseMarker()
 		am.ProducerID = rm.ProducerID
-		m := marker{pid: rm.ProducerID, epoch: rm.ProducerEpoch, coordinatorEpoch: rm.CoordinatorEpoch, commit: rm.Committed}
+		m := marker{pid: rm.ProducerID, epoch: rm.ProducerEpoch, coordinatorEpoch: rm.CoordinatorEpoch, commit: rm.Committed, bumped: rm.TransactionVersion >= 2}
 		for _, rt := range rm.Topics {
 			at := kmsg.NewWriteTxnMarkersResponseMarkerTopic()
 			at.Topic = rt.Topic

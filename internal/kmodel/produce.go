@@ -125,7 +125,7 @@ func (c *Cluster) appendOne(w *producing, t *topic, rp kmsg.ProduceRequestTopicP
 		e := p.state().entries[h.ProducerID]
 		if twin, ok := e.duplicate(h); ok {
 			base, end, b = twin.lastOffset-int64(twin.delta), twin.lastOffset+1, nil
-		} else if err := e.check(h, func() bool { return h.IsTransactional() && c.bumps(w.req) }); err != nil {
+		} else if err := e.check(h, func() bool { return h.IsTransactional() && bumps(w.req) }); err != nil {
 			return refuse(err, "")
 		}
 	}
@@ -200,11 +200,9 @@ func (c *Cluster) transactionDenied(req *kmsg.ProduceRequest) *refusal {
 	return nil
 }
 
-// bumps reports whether a request comes from a client that uses
-// transaction.version 2.
-func (c *Cluster) bumps(req *kmsg.ProduceRequest) bool {
-	return req.Version >= 12 && c.o.Features[transactionVersion] >= 2
-}
+// bumps reports whether a request comes from a client that works by
+// transaction.version 2. Its version says so, whatever level the cluster has.
+func bumps(req *kmsg.ProduceRequest) bool { return req.Version >= 12 }
 
 // topicOf finds a topic by id or by name.
 func (c *Cluster) topicOf(name string, id [16]byte, byID bool) (*topic, *kerr.Error) {

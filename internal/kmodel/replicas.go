@@ -112,15 +112,6 @@ func (c *Cluster) candidates(p *partition) []int32 {
 	return out
 }
 
-// moveOn gives a partition whose leader is gone another one, if there is one.
-func (c *Cluster) moveOn(p *partition) {
-	if next := c.candidates(p); len(next) > 0 {
-		c.elect(p, next[c.rng.IntN(len(next))], c.followersEnd(p))
-	} else if p.leader >= 0 {
-		c.elect(p, -1, p.end)
-	}
-}
-
 // lose is what the death of a broker does to the partitions: it leaves the
 // replicas in sync, unless it is the last one, and those that it led get
 // another leader after a while.

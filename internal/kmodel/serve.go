@@ -77,7 +77,7 @@ func (c *Cluster) apis() map[int16]api {
 		{23, 2, 4, locked((*Cluster).offsetForLeaderEpoch)},
 		{24, 0, 3, locked((*Cluster).addPartitionsToTxn)},
 		{26, 0, 5, locked((*Cluster).endTxn)},
-		{27, 1, 1, serve((*Cluster).writeTxnMarkers)},
+		{27, 1, 2, serve((*Cluster).writeTxnMarkers)},
 		{32, 1, 4, locked((*Cluster).describeConfigs)},
 		{37, 0, 3, locked((*Cluster).createPartitions)},
 		{42, 0, 2, locked((*Cluster).deleteGroups)},
@@ -87,14 +87,11 @@ func (c *Cluster) apis() map[int16]api {
 		{65, 0, 0, locked((*Cluster).describeTransactions)},
 		{66, 0, 1, locked((*Cluster).listTransactions)},
 	}
-	oldest := map[int16]int16{0: 11, 2: 9, 3: 12, 26: 4, 60: 1}
+	oldest := map[int16]int16{0: 11, 2: 9, 3: 12, 26: 4, 27: 1, 60: 1}
 	out := map[int16]api{}
 	for _, a := range list {
 		if most, ok := oldest[a.key]; ok && c.o.Version == Oldest {
 			a.max = most
-		}
-		if a.key == 26 && c.o.Features[transactionVersion] < 2 {
-			a.max = 4
 		}
 		out[a.key] = a
 	}
@@ -164,17 +161,17 @@ func readFrame(nc net.Conn) ([]byte, error) {
 	if n > maxFrame {
 		return nil, fmt.Errorf("request of %d bytes: too large", n)
 	}
+	// The memory grows as the bytes come.
 	const piece = 1 << 20
-	frame := make([]byte, min(n, piece))
-	for at := uint32(0); ; {
+	var frame []byte
+	for at := 0; at < int(n); at = len(frame) {
+		frame = slices.Grow(frame, min(int(n)-at, piece))
+		frame = frame[:at+min(int(n)-at, piece)]
 		if _, err := io.ReadFull(nc, frame[at:]); err != nil {
 			return nil, err
 		}
-		if at = uint32(len(frame)); at == n {
-			return frame, nil
-		}
-		frame = append(frame, make([]byte, min(n-at, piece))...)
 	}
+	return frame, nil
 }
 
 // passPause waits while the broker is paused. False: it stopped.

@@ -210,7 +210,7 @@ func (c *Cluster) verifyTxn(req *kmsg.ProduceRequest, h kbatch.Header, p *partit
 		return nil
 	}
 	t, pl := c.txns[*req.TransactionID], place{p.topic.name, p.num}
-	if c.bumps(req) {
+	if bumps(req) {
 		err := c.addParts(t, h.ProducerID, h.ProducerEpoch, []place{pl})
 		if err == kerr.ProducerFenced {
 			err = kerr.InvalidProducerEpoch
@@ -245,7 +245,7 @@ func (c *Cluster) endTxn(r *request, req *kmsg.EndTxnRequest) kmsg.Response {
 	case err != nil:
 	case t == nil:
 		err = kerr.InvalidProducerIDMapping
-	case req.Version >= 5 && c.o.Features[transactionVersion] >= 2:
+	case req.Version >= 5: // whatever level the cluster has
 		err = c.endTxn2(t, req)
 	default:
 		err = c.endTxn1(t, req)

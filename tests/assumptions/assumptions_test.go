@@ -63,6 +63,7 @@ var assumptions = []assumption{
 	{"fencing-is-per-partition", fencing},
 	{"plain-batches-under-a-transactional-id", plainBatches},
 	{"end-of-transaction-versions", endTxnVersions},
+	{"an-open-transaction", openTransaction},
 	{"write-txn-markers", writeTxnMarkers},
 	{"validation-of-batches", validation},
 	{"codecs", codecs},
@@ -77,7 +78,7 @@ func TestAssumptions(t *testing.T) {
 	for _, env := range environments {
 		t.Run(env.name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t, env.start(t, map[string]string{
+			b := newBench(t, env, env.start(t, map[string]string{
 				// Internal settings: how often expired producers are dropped,
 				// and how soon the cleaner looks again.
 				"producer.id.expiration.check.interval.ms": "1000",
@@ -97,7 +98,7 @@ func TestTransactionalIDExpires(t *testing.T) {
 	for _, env := range environments {
 		t.Run(env.name, func(t *testing.T) {
 			t.Parallel()
-			s := newBench(t, env.start(t, map[string]string{
+			s := newBench(t, env, env.start(t, map[string]string{
 				"transactional.id.expiration.ms":                             "4000",
 				"transaction.remove.expired.transaction.cleanup.interval.ms": "500",
 			})).scope(t)

@@ -1,10 +1,12 @@
 package assumptions
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/anabranch/anabranch/internal/ktest"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -205,9 +207,15 @@ func endTxnVersions(t *testing.T, b *bench) {
 			resp.ProducerID, resp.ProducerEpoch, p.pid, p.epoch)
 		s.must(kerr.ErrorForCode(resp.ErrorCode), "end transaction")
 		m := s.awaitMarker(topic, 0, p.pid, 0)
-		if resp.Version < 5 {
-			t.Logf("the broker has no EndTxn v5")
+		if s.env.version == ktest.Oldest {
+			if resp.Version != 4 || m.ProducerEpoch != p.epoch {
+				t.Errorf("EndTxn v%d, marker has epoch %d, want v4 and %d", resp.Version, m.ProducerEpoch, p.epoch)
+			}
 			return
+		}
+		// The version of the request decides, not the level of the cluster.
+		if resp.Version < 5 {
+			t.Fatalf("EndTxn v%d, want v5", resp.Version)
 		}
 		if m.ProducerEpoch != p.epoch+1 || resp.ProducerEpoch != p.epoch+1 {
 			t.Errorf("marker has epoch %d, answer %d, want %d", m.ProducerEpoch, resp.ProducerEpoch, p.epoch+1)
@@ -222,6 +230,57 @@ func endTxnVersions(t *testing.T, b *bench) {
 		t.Logf("EndTxn v%d without partitions: %v, epoch %d after %d", resp.Version, kerr.ErrorForCode(resp.ErrorCode), resp.ProducerEpoch, p.epoch)
 		if end := s.end(topic, 0); end != 0 {
 			t.Errorf("the log grew to %d", end)
+		}
+	})
+}
+
+// openTransaction proves what InitProducerId does to a transaction that is open:
+// it aborts it with a later epoch, and the next epoch is later still.
+func openTransaction(t *testing.T, b *bench) {
+	t.Run("is-aborted-by-init-producer-id-with-a-later-epoch", func(t *testing.T) {
+		s := b.scope(t)
+		topic, p := s.topic(1), s.newProducer()
+		s.must(s.addPartitions(p, topic, 0), "add partition")
+		next := s.initProducer(p.id)
+		bump := int16(1)
+		if s.env.features["transaction.version"] >= 2 {
+			bump = 2 // the fence and the end each take one
+		}
+		if m := s.awaitMarker(topic, 0, p.pid, 0); m.ProducerEpoch != p.epoch+bump || next.epoch != p.epoch+bump+1 {
+			t.Errorf("marker has epoch %d, the next owner %d, want %d and %d", m.ProducerEpoch, next.epoch, p.epoch+bump, p.epoch+bump+1)
+		}
+		s.refuses("a batch of the owner before", topic, 0, p.batch(0, 1), kerr.InvalidProducerEpoch)
+		s.accepts("a batch of the new owner", topic, 0, next.batch(0, 1))
+	})
+	t.Run("refuses-a-second-end-until-it-is-complete", func(t *testing.T) {
+		s := b.scope(t)
+		topic, p := s.topic(1), s.newProducer()
+		s.must(s.addPartitions(p, topic, 0), "add partition")
+		s.must(kerr.ErrorForCode(s.endTxn(s.pinned, p, false).ErrorCode), "end transaction")
+		if err := kerr.ErrorForCode(s.endTxn(s.pinned, p, true).ErrorCode); !errors.Is(err, kerr.InvalidTxnState) {
+			t.Errorf("commit after the abort: %v", err)
+		}
+		s.awaitMarker(topic, 0, p.pid, 0)
+		s.eventually("completion", func() bool {
+			err := kerr.ErrorForCode(s.endTxn(s.pinned, p, false).ErrorCode)
+			if err != nil && !errors.Is(err, kerr.ConcurrentTransactions) {
+				t.Fatalf("abort again: %v", err)
+			}
+			return err == nil
+		})
+		if end := s.end(topic, 0); end != 1 {
+			t.Errorf("the log ends at %d: the second end wrote a marker", end)
+		}
+	})
+	t.Run("of-an-older-epoch-is-fenced", func(t *testing.T) {
+		s := b.scope(t)
+		topic, p := s.topic(1), s.newProducer()
+		s.initProducer(p.id)
+		if err := s.addPartitions(p, topic, 0); !errors.Is(err, kerr.ProducerFenced) {
+			t.Errorf("add partition: %v", err)
+		}
+		if err := kerr.ErrorForCode(s.endTxn(s.pinned, p, false).ErrorCode); !errors.Is(err, kerr.ProducerFenced) {
+			t.Errorf("end transaction: %v", err)
 		}
 	})
 }
@@ -246,6 +305,8 @@ func writeTxnMarkers(t *testing.T, b *bench) {
 			t.Errorf("log after the answer: %+v", log)
 		}
 		s.refuses("zombie after the marker", topic, 0, zombie.batch(2, 1), kerr.InvalidProducerEpoch)
-		t.Logf("WriteTxnMarkers v%d", resp.Version)
+		if want := map[string]int16{ktest.Oldest: 1, ktest.Newest: 2}[s.env.version]; resp.Version != want {
+			t.Errorf("WriteTxnMarkers v%d, want v%d", resp.Version, want)
+		}
 	})
 }

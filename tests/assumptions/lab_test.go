@@ -26,15 +26,16 @@ const (
 // bench is a cluster with one broker and clients that send raw requests to it.
 type bench struct {
 	t       *testing.T // Outlives the subtests.
+	env     environment
 	cluster cluster
 	pinned  *kgo.Client // Produce and Fetch by name, AddPartitionsToTxn v3, EndTxn v4.
 	free    *kgo.Client // The newest versions that both sides know.
 	adm     *kadm.Client
 }
 
-func newBench(t *testing.T, c cluster) *bench {
+func newBench(t *testing.T, env environment, c cluster) *bench {
 	t.Helper()
-	b := &bench{t: t, cluster: c}
+	b := &bench{t: t, env: env, cluster: c}
 	b.connect()
 	return b
 }

@@ -88,6 +88,7 @@ func (m *model) begin(f Fault) (heal func()) {
 	case Answers:
 		m.c.SetChaos(kmodel.Chaos{Lose: 0.03, Slow: 0.1, MaxDelay: 200 * time.Millisecond, Client: "anabranch"})
 		return func() { m.c.SetChaos(kmodel.Chaos{}) }
+	default: // not one of brokers
 	}
 	return func() {}
 }
@@ -166,18 +167,21 @@ func TestModel_Scenarios(t *testing.T) {
 	}
 }
 
-// The scenarios of TestFake_Seeds, and as many that only the model can play.
+// The scenarios of TestFake_Seeds, and smaller ones that only the model can play.
 func TestModel_Seeds(t *testing.T) {
-	for name, generate := range map[string]func(uint64) Scenario{"shared": generate, "own": generateModel} {
-		t.Run(name, func(t *testing.T) {
-			first := number(t, seedEnv, 1)
-			count := 4
+	for _, kind := range []struct {
+		name     string
+		generate func(uint64) Scenario
+		count    int
+	}{{"shared", generate, 4}, {"own", generateModel, 100}} {
+		t.Run(kind.name, func(t *testing.T) {
+			first, count := number(t, seedEnv, 1), kind.count
 			if os.Getenv(seedEnv) != "" {
 				count = 1
 			}
 			for seed := first; seed < first+number(t, seedsEnv, count); seed++ {
 				t.Run(strconv.Itoa(seed), func(t *testing.T) {
-					inBubble(t, generate(uint64(seed)), models, fmt.Sprintf("%s=%d go test -count=1 -run '%s' ./tests/sim", seedEnv, seed, t.Name()))
+					inBubble(t, kind.generate(uint64(seed)), models, fmt.Sprintf("%s=%d go test -count=1 -run '%s' ./tests/sim", seedEnv, seed, t.Name()))
 				})
 			}
 		})
