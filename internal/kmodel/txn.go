@@ -53,6 +53,8 @@ type txn struct {
 
 func (t *txn) preparing() bool { return t.state == txnPrepareCommit || t.state == txnPrepareAbort }
 
+func (t *txn) complete() bool { return t.state == txnCompleteCommit || t.state == txnCompleteAbort }
+
 // exhausted reports whether the producer id has no epochs left.
 func (t *txn) exhausted() bool { return t.epoch >= math.MaxInt16-1 }
 
@@ -105,9 +107,7 @@ func (c *Cluster) initTxn(id string, timeout time.Duration, req *kmsg.InitProduc
 	case t.preparing():
 		return kerr.ConcurrentTransactions
 	case t.state == txnOngoing:
-		t.epoch++
-		t.lastEpoch = -1
-		c.end(t, false, c.o.Features[transactionVersion] >= 2)
+		c.fence(t)
 		return kerr.ConcurrentTransactions
 	}
 	expected := int16(-1)
@@ -272,20 +272,13 @@ func (c *Cluster) endTxn1(t *txn, req *kmsg.EndTxnRequest) *kerr.Error {
 		return kerr.InvalidProducerIDMapping
 	case t.epoch != req.ProducerEpoch:
 		return kerr.ProducerFenced
-	}
-	switch t.state {
-	case txnOngoing:
+	case t.preparing(): // the transition to the next state is pending
+		return kerr.ConcurrentTransactions
+	case t.state == txnOngoing:
 		c.end(t, req.Commit, false)
 		return nil
-	case txnCompleteCommit, txnCompleteAbort:
-		if req.Commit == (t.state == txnCompleteCommit) {
-			return nil
-		}
-	case txnPrepareCommit, txnPrepareAbort:
-		if req.Commit == (t.state == txnPrepareCommit) {
-			return kerr.ConcurrentTransactions
-		}
-	case txnEmpty:
+	case t.complete() && req.Commit == (t.state == txnCompleteCommit):
+		return nil
 	}
 	return kerr.InvalidTxnState
 }
@@ -296,38 +289,26 @@ func (c *Cluster) endTxn1(t *txn, req *kmsg.EndTxnRequest) *kerr.Error {
 func (c *Cluster) endTxn2(t *txn, req *kmsg.EndTxnRequest) *kerr.Error {
 	overflow := t.prevPID == req.ProducerID && req.ProducerEpoch == math.MaxInt16-1 && t.epoch == 0
 	retry := overflow || t.epoch == req.ProducerEpoch+1
-	complete := t.state == txnCompleteCommit || t.state == txnCompleteAbort
 	switch {
 	case t.pid != req.ProducerID && !overflow:
 		return kerr.InvalidProducerIDMapping
 	case t.preparing() && t.epoch != req.ProducerEpoch+1,
-		complete && !retry && t.epoch != req.ProducerEpoch,
-		!t.preparing() && !complete && t.epoch != req.ProducerEpoch:
+		t.complete() && !retry && t.epoch != req.ProducerEpoch,
+		!t.preparing() && !t.complete() && t.epoch != req.ProducerEpoch:
 		return kerr.ProducerFenced
 	}
-	switch t.state {
-	case txnOngoing:
+	switch {
+	case t.preparing(): // the transition to the next state is pending
+		return kerr.ConcurrentTransactions
+	case t.state == txnOngoing:
 		c.end(t, req.Commit, true)
 		return nil
-	case txnCompleteCommit, txnCompleteAbort:
-		switch {
-		case retry && req.Commit == (t.state == txnCompleteCommit):
-			return nil
-		case !retry && !req.Commit:
-			clear(t.parts)
-			c.end(t, false, true)
-			return nil
-		}
-	case txnPrepareCommit, txnPrepareAbort:
-		if req.Commit == (t.state == txnPrepareCommit) {
-			return kerr.ConcurrentTransactions
-		}
-	case txnEmpty:
-		if !req.Commit {
-			clear(t.parts)
-			c.end(t, false, true)
-			return nil
-		}
+	case t.complete() && retry && req.Commit == (t.state == txnCompleteCommit):
+		return nil
+	case !retry && !req.Commit:
+		clear(t.parts)
+		c.end(t, false, true)
+		return nil
 	}
 	return kerr.InvalidTxnState
 }
@@ -349,6 +330,17 @@ func (c *Cluster) end(t *txn, commit, bump bool) {
 	}
 	t.updated = time.Now()
 	c.sendMarkers(t)
+}
+
+// fence aborts an open transaction with an epoch that its owner does not have:
+// one later, whatever the level.
+func (c *Cluster) fence(t *txn) {
+	bump := c.o.Features[transactionVersion] >= 2
+	if !bump {
+		t.epoch++
+	}
+	c.end(t, false, bump)
+	t.lastEpoch = -1
 }
 
 // complete ends a transaction whose markers are written.
@@ -382,9 +374,7 @@ func (c *Cluster) abortTimedOut() {
 	for _, id := range slices.Sorted(maps.Keys(c.txns)) {
 		t := c.txns[id]
 		if t.state == txnOngoing && time.Since(t.started) > t.timeout {
-			t.epoch++
-			t.lastEpoch = -1
-			c.end(t, false, c.o.Features[transactionVersion] >= 2)
+			c.fence(t)
 		}
 	}
 }

@@ -102,17 +102,30 @@ func TestEpochsRunOut(t *testing.T) {
 }
 
 func TestInitAbortsAnOpenTransaction(t *testing.T) {
-	for level, want := range map[int]int16{1: 2, 2: 3} {
+	for level := range 3 {
 		inLab(t, Options{Features: map[string]int{transactionVersion: level}}, func(l *lab) {
 			l.topic("t", 1)
 			pid, _ := l.begin("id", "t", 0)
 			_, epoch := l.begin("id", "t", 0)
 			hs := entries(l.t, l.fetch(1, "t", 0, 0, nil).RecordBatches)
-			if epoch != want || len(hs) != 1 || hs[0].ProducerID != pid || hs[0].ProducerEpoch != want-1 {
+			if epoch != 2 || len(hs) != 1 || hs[0].ProducerID != pid || hs[0].ProducerEpoch != 1 {
 				l.t.Errorf("level %d: epoch %d after 0, marker %+v", level, epoch, hs)
 			}
 		})
 	}
+}
+
+// A transaction that stays open for longer than its timeout is aborted, and its
+// owner fenced.
+func TestTransactionsTimeOut(t *testing.T) {
+	inLab(t, Options{}, func(l *lab) {
+		l.topic("t", 1)
+		pid, epoch := l.begin("id", "t", 0)
+		time.Sleep(2 * time.Minute)
+		l.wants("the end after the timeout", l.end("id", pid, epoch), kerr.ProducerFenced)
+		_, err := l.produce(1, "t", 0, newBatch(pid, epoch, 0, 1), time.Second)
+		l.wants("a batch after the timeout", err, kerr.InvalidProducerEpoch)
+	})
 }
 
 // A coordinator that comes back writes the markers again of what was ending.
