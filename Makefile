@@ -7,7 +7,7 @@ SEED    ?=
 SEEDS   ?=
 KILLS   ?= 50
 
-.PHONY: bench bench-quick help build test sim kills race lint fuzz ci quickstart clean
+.PHONY: bench bench-quick help build test sim kills bugs race lint fuzz ci quickstart clean
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -17,11 +17,14 @@ build: ## the binary, static, in bin/
 test: ## all tests; those on real Kafka are skipped, and say why, where Java or Maven is missing
 	$(GO) test ./...
 
-sim: ## replicators on fake Kafka and on the broker model in fake time: SEEDS=N scenarios, or SEED=N for one of them (SEED and SEEDS: N from SEED on)
-	ANABRANCH_SIM_SEED=$(SEED) ANABRANCH_SIM_SEEDS=$(SEEDS) GOGC=400 $(GO) test -count=1 -timeout 0 -v -run 'Test(Fake|Model)_Seeds' ./tests/sim
+sim: ## replicators on fake Kafka and on the broker model in fake time, on all cores: SEEDS=N scenarios, from SEED=N on; goes on where it was interrupted
+	$(GO) run ./tests/sim/simrun -seed $(or $(SEED),1) -seeds $(or $(SEEDS),$(if $(SEED),1,100))
 
 kills: ## workers killed and brokers restarted under load on real Kafka, then every record compared: KILLS=N kills, SEED=N repeats the random choices
 	ANABRANCH_REQUIRE_KAFKA=1 ANABRANCH_TEST_KILLS=$(KILLS) ANABRANCH_TEST_SEED=$(SEED) $(GO) test -count=1 -timeout 0 -v -run '^TestReal_Kills' ./internal/replicate
+
+bugs: ## every seeded bug is built in, and a test must find it; WRITE=1 writes docs/seeded-bugs.md
+	ANABRANCH_BUGS_WRITE=$(WRITE) $(GO) test -tags seededbugs -count=1 -timeout 0 -parallel 2 -v -run 'TestEveryMistake' ./tests/bugs
 
 race: ## the packages of the data path under the race detector
 	$(GO) test -race $(CORE)

@@ -3,29 +3,42 @@ package sim
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/fault"
+	"github.com/anabranch/anabranch/internal/kmodel"
 	"github.com/anabranch/anabranch/internal/ktest"
 )
 
 // cluster is a cluster of a scenario, fake or real.
 type cluster struct {
 	ktest.Broker
-	name string
-	dial fault.DialFunc
-	move func()      // moves the leaders of all partitions; nil: it can't be done
-	hurt func(Fault) // makes a fault of brokers happen, to its end; nil: it can't be done
+	name    string
+	dial    fault.DialFunc
+	move    func()         // moves the leaders of all partitions; nil: it can't be done
+	brokers brokers        // nil: they can't be hurt
+	model   *kmodel.Cluster // nil: it is not one
+}
+
+// brokers are processes, or what poses as them.
+type brokers interface {
+	KillBroker(i int) error
+	StartBroker(ctx context.Context, i int) error
+	PauseBroker(i int) error
+	ResumeBroker(i int) error
 }
 
 // limits are how long a run waits, in the time that it runs in.
@@ -43,20 +56,34 @@ type run struct {
 	recorder ktest.Recorder
 	loads    sync.WaitGroup
 
+	halts struct { // apart from mu, which is held while workers are asked
+		sync.Mutex
+		seen []halt
+	}
 	mu struct {
 		sync.Mutex
+		rng     *rand.Rand         // of what faults choose
 		workers map[[2]int]*worker // the one that should work, by replicator and number
 		all     []*worker          // those before it, too
 		topics  map[string]Topic
 		on      map[string][]string // clusters that a topic reaches
+		gone    []allowance         // what faults took away
+		ends    map[place]int64     // where logs were cut
 		failed  []string
 		loads   int
 	}
 }
 
+// place is a partition of a cluster.
+type place struct {
+	cluster, topic string
+	partition      int32
+}
+
 func newRun(s Scenario, clusters map[string]*cluster, l limits, log *slog.Logger) *run {
 	r := &run{s: s, clusters: clusters, limits: l, log: log, inj: fault.NewInjector(s.Seed, fault.Plan{})}
-	r.mu.workers, r.mu.topics, r.mu.on = map[[2]int]*worker{}, map[string]Topic{}, map[string][]string{}
+	r.mu.rng = rand.New(rand.NewPCG(s.Seed, 4)) //nolint:gosec // repeatable, not secret
+	r.mu.workers, r.mu.topics, r.mu.on, r.mu.ends = map[[2]int]*worker{}, map[string]Topic{}, map[string][]string{}, map[place]int64{}
 	return r
 }
 
@@ -64,7 +91,7 @@ func newRun(s Scenario, clusters map[string]*cluster, l limits, log *slog.Logger
 func play(s Scenario, clusters map[string]*cluster, l limits, log *slog.Logger) []string {
 	r := newRun(s, clusters, l, log)
 	if r.begin() && r.disturb() && r.await("everything arrives", l.settle, r.missing) {
-		r.await("every replicator runs again", l.settle, r.notRunning)
+		r.await("every replicator stands as expected", l.settle, r.notAsExpected)
 	}
 	if len(r.history().Produced) > 0 {
 		r.verify()
@@ -89,14 +116,14 @@ func (r *run) begin() bool {
 // disturb writes and makes the faults happen until both are over.
 func (r *run) disturb() bool {
 	for _, t := range r.s.Topics {
-		r.load(t, r.s.Load)
+		r.load(t, r.s.Load.For, r.s.Load.Records)
 	}
 	r.inj.SetPlan(r.s.Chaos)
 	var faults sync.WaitGroup
 	for _, f := range r.s.Faults {
 		faults.Go(func() {
 			time.Sleep(f.At)
-			r.log.Info("fault", slog.String("fault", f.String()))
+			r.log.Info("fault", slog.String("fault", f.text(r.s)))
 			r.do(f)
 		})
 	}
@@ -158,50 +185,82 @@ func (r *run) await(what string, limit time.Duration, why func() string) bool {
 	}
 }
 
-func (r *run) topic(t string) string { return r.s.Name + "." + t }
+// topic is a topic's name on the clusters.
+func (r *run) topic(t string) string {
+	if t == stateTopic {
+		return t
+	}
+	return r.s.Name + "." + t
+}
 
-// create makes a topic. The topic reaches every cluster to which a chain of
-// replicators leads: native records go one hop, so these are its neighbours.
+// create makes a topic. What is native to a cluster goes one hop, and on from
+// there with replicators that forward all.
 func (r *run) create(t Topic) {
 	for _, name := range t.On {
-		r.admin(name, func(adm *kadm.Client) error {
-			var configs map[string]*string
-			if t.Kind == ktest.Compacted {
-				configs = map[string]*string{"cleanup.policy": new("compact")}
+		r.make(name, t)
+	}
+	reach := map[string]bool{}
+	var follow func(at string, native bool)
+	follow = func(at string, native bool) {
+		reach[at] = true
+		for _, rep := range r.s.Replicators {
+			if rep.From == at && (native || rep.ForwardAll) && !reach[rep.To] {
+				follow(rep.To, false)
 			}
-			resp, err := adm.CreateTopic(context.Background(), t.Partitions, 1, configs, r.topic(t.Name))
-			return cmp.Or(err, resp.Err)
-		})
+		}
+	}
+	all := map[string]bool{}
+	for _, name := range t.On {
+		clear(reach)
+		follow(name, true)
+		maps.Copy(all, reach)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.mu.topics[t.Name] = t
-	reach := map[string]bool{}
-	for _, name := range t.On {
-		reach[name] = true
-		for _, rep := range r.s.Replicators {
-			if rep.From == name {
-				reach[rep.To] = true
-			}
-		}
-	}
-	r.mu.on[t.Name] = slices.Sorted(maps.Keys(reach))
+	r.mu.on[t.Name] = slices.Sorted(maps.Keys(all))
 }
 
-func (r *run) admin(cluster string, fn func(*kadm.Client) error) {
+// make makes a topic on a cluster. One that is being deleted is waited for.
+func (r *run) make(cluster string, t Topic) {
+	r.admin(cluster, func(ctx context.Context, adm *kadm.Client) error {
+		var configs map[string]*string
+		if t.Kind == ktest.Compacted {
+			configs = map[string]*string{"cleanup.policy": new("compact")}
+		}
+		replicas := int16(max(1, r.s.cluster(cluster).Brokers))
+		for {
+			resp, err := adm.CreateTopic(ctx, t.Partitions, replicas, configs, r.topic(t.Name))
+			if err = cmp.Or(err, resp.Err); !errors.Is(err, kerr.TopicAlreadyExists) || ctx.Err() != nil {
+				return err
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}
+
+func (r *run) admin(cluster string, fn func(context.Context, *kadm.Client) error) {
+	r.raw(cluster, func(ctx context.Context, cl *kgo.Client) error { return fn(ctx, kadm.NewClient(cl)) })
+}
+
+// raw gives fn a client of a cluster.
+func (r *run) raw(cluster string, fn func(context.Context, *kgo.Client) error) {
 	cl, err := kgo.NewClient(r.clusters[cluster].ClientOptions()...)
 	if err != nil {
 		r.failf("make client: %v", err)
 		return
 	}
 	defer cl.Close()
-	if err := fn(kadm.NewClient(cl)); err != nil {
-		r.failf("change topics of %s: %v", cluster, err)
+	ctx, cancel := context.WithTimeout(context.Background(), r.limits.ready)
+	defer cancel()
+	if err := fn(ctx, cl); err != nil {
+		r.failf("change %s: %v", cluster, err)
 	}
 }
 
-// load writes to a topic on its clusters for a while.
-func (r *run) load(t Topic, d time.Duration) {
+// load writes to a topic on its clusters for a while, up to a number of records
+// unless that is 0.
+func (r *run) load(t Topic, d time.Duration, records int) {
 	r.mu.Lock()
 	r.mu.loads++
 	n := r.mu.loads
@@ -211,8 +270,8 @@ func (r *run) load(t Topic, d time.Duration) {
 			ctx, cancel := context.WithTimeout(context.Background(), d)
 			defer cancel()
 			if err := ktest.RunLoad(ctx, ktest.LoadOptions{
-				Broker: r.clusters[name], Cluster: name, Recorder: &r.recorder, PerSecond: r.s.Rate, Seed: r.s.Seed + uint64(n),
-				Name:   fmt.Sprintf("%s-%s-%d", r.s.Name, name, n),
+				Broker: r.clusters[name], Cluster: name, Recorder: &r.recorder, PerSecond: r.s.Load.Rate, Seed: r.s.Seed + uint64(n),
+				Name: fmt.Sprintf("%s-%s-%d", r.s.Name, name, n), MaxRecords: records, MaxAge: r.s.Load.Age,
 				Topics: []ktest.LoadTopic{{Name: r.topic(t.Name), Partitions: t.Partitions, Kind: t.Kind}},
 			}); err != nil {
 				r.failf("load of %s: %v", name, err)
@@ -221,19 +280,34 @@ func (r *run) load(t Topic, d time.Duration) {
 	}
 }
 
-// start starts worker n of replicator i.
+// start starts worker n of replicator i in its place.
 func (r *run) start(i, n int) {
-	rep := r.s.Replicators[i]
-	name := r.s.Name + "-" + rep.name()
-	w, err := startWorker(name, fmt.Sprintf("%s-%d", name, n), r.topic(".*"), r.clusters[rep.From], r.clusters[rep.To], r.inj, r.log)
-	if err != nil {
-		r.failf("make worker: %v", err)
+	w := r.another(i, n)
+	if w == nil {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.mu.workers[[2]int{i, n}] = w
+}
+
+// another starts a worker under the id of worker n of replicator i.
+func (r *run) another(i, n int) *worker {
+	rep := r.s.Replicators[i]
+	name := r.s.Name + "-" + rep.name()
+	log := slog.New(&haltWatch{Handler: r.log.Handler(), seen: func(h halt) { r.halted(i, h) }})
+	w, err := startWorker(workerOptions{
+		name: name, id: fmt.Sprintf("%s-%d", name, n), topics: r.topic(".*"), forwardAll: rep.ForwardAll,
+		source: r.clusters[rep.From], target: r.clusters[rep.To], inj: r.inj, log: log,
+	})
+	if err != nil {
+		r.failf("make worker: %v", err)
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.mu.all = append(r.mu.all, w)
+	return w
 }
 
 // worker returns a worker that should work, nil while it is stopped.
@@ -254,16 +328,17 @@ func (r *run) take(i, n int) *worker {
 
 // notRunning says which workers do not run. One that was cut off and came back
 // may have its place again: then the successor under the same id stands by.
-func (r *run) notRunning() string {
+func (r *run) notRunning() string { return r.notIn(func(int) dr.ReplicatorState { return dr.ReplicatorRunning }) }
+
+// notIn says which workers do not run in the state that their replicator should
+// have.
+func (r *run) notIn(want func(replicator int) dr.ReplicatorState) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	runs := map[string]bool{}
-	for _, w := range r.mu.all {
-		runs[w.id] = runs[w.id] || w.running() && w.Status().State == dr.ReplicatorRunning
-	}
 	var out strings.Builder
-	for _, w := range r.mu.workers {
-		if runs[w.id] {
+	for key, w := range r.mu.workers {
+		in := func(x *worker) bool { return x.id == w.id && x.running() && x.Status().State == want(key[0]) }
+		if slices.ContainsFunc(r.mu.all, in) {
 			continue
 		}
 		st := w.Status()
@@ -277,85 +352,4 @@ func (r *run) notRunning() string {
 		}
 	}
 	return out.String()
-}
-
-// do makes one fault happen, to its end.
-func (r *run) do(f Fault) {
-	switch f.Kind {
-	case Crash:
-		w := r.take(f.Replicator, f.Worker)
-		if w == nil {
-			return
-		}
-		w.each("", (*ktest.Path).Silence)
-		r.start(f.Replicator, f.Worker)
-		if f.For > 0 {
-			time.Sleep(f.For)
-			w.each("", (*ktest.Path).Mend)
-		}
-	case Stop:
-		w := r.take(f.Replicator, f.Worker)
-		if w == nil {
-			return
-		}
-		w.stop()
-		<-w.done
-		if w.err != nil {
-			r.failf("stop: %v", w.err)
-		}
-		time.Sleep(f.For)
-		r.start(f.Replicator, f.Worker)
-	case Silence:
-		if w := r.worker(f.Replicator, f.Worker); w != nil {
-			w.each(f.Side, (*ktest.Path).Silence)
-			time.Sleep(f.For)
-			w.each(f.Side, (*ktest.Path).Mend)
-		}
-	case Reset:
-		if w := r.worker(f.Replicator, f.Worker); w != nil {
-			w.each(f.Side, (*ktest.Path).Reset)
-		}
-	case Pause:
-		r.order(f, "paused", (*worker).pause)
-		time.Sleep(f.For)
-		r.order(f, "resumed", (*worker).resume)
-	case Create:
-		r.create(f.Topic)
-		r.load(f.Topic, r.s.Load/2)
-	case Grow:
-		r.admin(f.Topic.On[0], func(adm *kadm.Client) error {
-			resp, err := adm.UpdatePartitions(context.Background(), int(f.Topic.Partitions), r.topic(f.Topic.Name))
-			return cmp.Or(err, resp.Error())
-		})
-		r.load(f.Topic, r.s.Load/2)
-	case Leaders:
-		if move := r.clusters[f.Side].move; move != nil {
-			move()
-		}
-	case Outage, Freeze, Leaderless, Markers, Answers, Lag:
-		if hurt := r.clusters[f.Side].hurt; hurt != nil {
-			hurt(f)
-		}
-	}
-}
-
-func (w *worker) pause(ctx context.Context) error  { return w.Pause(ctx) }
-func (w *worker) resume(ctx context.Context) error { return w.Resume(ctx) }
-
-// order gives an order to any worker of a replicator until one takes it.
-func (r *run) order(f Fault, what string, give func(*worker, context.Context) error) {
-	n := 0
-	r.await(fmt.Sprintf("replicator %d is %s", f.Replicator, what), r.limits.ready, func() string {
-		n++
-		w := r.worker(f.Replicator, n%r.s.Replicators[f.Replicator].Workers)
-		if w == nil {
-			return "no worker"
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := give(w, ctx); err != nil {
-			return err.Error()
-		}
-		return ""
-	})
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -36,13 +35,8 @@ func fakes(t *testing.T, s Scenario) map[string]*cluster {
 	t.Helper()
 	out := map[string]*cluster{}
 	nw := new(kfake.VirtualNetwork)
-	for i, name := range s.Clusters {
-		brokers := 1
-		for _, f := range s.Faults {
-			if f.Kind == Leaders && f.Side == name {
-				brokers = 3
-			}
-		}
+	for i, sc := range s.Clusters {
+		name, brokers := sc.Name, max(1, sc.Brokers)
 		var ports []int
 		for b := range brokers {
 			ports = append(ports, 9092+100*i+b)
@@ -54,10 +48,7 @@ func fakes(t *testing.T, s Scenario) map[string]*cluster {
 			c.KeepControl()
 			return nothingTruncated(req.(*kmsg.OffsetForLeaderEpochRequest)), nil, true
 		})
-		out[name] = &cluster{Broker: c, name: name, dial: nw.DialContext}
-		if brokers > 1 {
-			out[name].move = c.ShufflePartitionLeaders
-		}
+		out[name] = &cluster{Broker: c, name: name, dial: nw.DialContext, move: c.ShufflePartitionLeaders}
 	}
 	return out
 }
@@ -138,15 +129,17 @@ func inBubble(t *testing.T, s Scenario, start func(*testing.T, Scenario) map[str
 			t.Error(f)
 		}
 		if t.Failed() {
-			t.Logf("scenario: %+v\nlog:\n%sto run it again: %s", s, n.last(lines), replay)
+			t.Logf("the scenario as a script:\n%slog:\n%sto run it again: %s", s, n.last(lines), replay)
 		}
 		t.Logf("%v of fake time, %d faults", time.Since(began).Round(time.Millisecond), len(s.Faults))
 	})
 }
 
 func TestFake_Scenarios(t *testing.T) {
-	for _, s := range scenarios() {
+	t.Parallel()
+	for _, s := range scripts(t, Fake) {
 		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
 			inBubble(t, s, fakes, fmt.Sprintf("go test -count=1 -run '%s$' ./tests/sim", t.Name()))
 		})
 	}
@@ -161,7 +154,7 @@ func TestFake_LossIsSeen(t *testing.T) {
 
 func lossy() Scenario {
 	return Scenario{
-		Name: "lost", Clusters: []string{"a", "b"}, Topics: topics("a"), Replicators: []Replicator{{"a", "b", 1}}, Rate: 50, Load: 5 * second,
+		Name: "lost", Clusters: clusters("a", "b"), Topics: topics("a"), Replicators: []Replicator{{"a", "b", 1, false}}, Load: Load{Rate: 50, For: 5 * second},
 	}
 }
 
@@ -173,7 +166,7 @@ func lossIsSeen(t *testing.T, s Scenario, clusters map[string]*cluster) {
 	}
 	r.worker(0, 0).each("b", (*ktest.Path).Silence)
 	for _, topic := range s.Topics {
-		r.load(topic, s.Load)
+		r.load(topic, s.Load.For, 0)
 	}
 	r.loads.Wait()
 	r.verify()
@@ -183,45 +176,37 @@ func lossIsSeen(t *testing.T, s Scenario, clusters map[string]*cluster) {
 	}
 }
 
-// The first seed and the number of seeds of TestFake_Seeds.
+// The first seed and the number of seeds of the tests of seeds.
 const (
 	seedEnv  = "ANABRANCH_SIM_SEED"
 	seedsEnv = "ANABRANCH_SIM_SEEDS"
 )
 
-func TestFake_Seeds(t *testing.T) {
+// How many seeds a plain go test runs.
+const (
+	fakeSeeds   = 6
+	sharedSeeds = 6
+	modelSeeds  = 200
+)
+
+// seeds plays the scenarios of some seeds: those that the environment names, or
+// the first count.
+func seeds(t *testing.T, generate func(uint64) Scenario, start func(*testing.T, Scenario) map[string]*cluster, count int) {
+	t.Helper()
+	t.Parallel()
 	first := number(t, seedEnv, 1)
-	count := 4
 	if os.Getenv(seedEnv) != "" {
 		count = 1
 	}
 	for seed := first; seed < first+number(t, seedsEnv, count); seed++ {
 		t.Run(strconv.Itoa(seed), func(t *testing.T) {
-			inBubble(t, generate(uint64(seed)), fakes, fmt.Sprintf("make sim SEED=%d", seed))
-		})
-	}
-}
-
-// realBroker is a real cluster as a cluster of a scenario.
-func realBroker(name string, c *ktest.Cluster) *cluster {
-	return &cluster{Broker: c, name: name, dial: new(net.Dialer).DialContext}
-}
-
-func TestReal_Scenarios(t *testing.T) {
-	clusters := map[string]*cluster{
-		"a": realBroker("a", ktest.RealCluster(t, ktest.Options{})),
-		"b": realBroker("b", ktest.RealCluster(t, ktest.Options{Version: ktest.Oldest})),
-	}
-	for _, s := range scenarios() {
-		t.Run(s.Name, func(t *testing.T) {
 			t.Parallel()
-			var n notes
-			for _, f := range play(s, clusters, limits{ready: 30 * time.Second, settle: 60 * time.Second, stop: 20 * time.Second}, logger(&n)) {
-				t.Error(f)
-			}
-			if t.Failed() {
-				t.Logf("log:\n%s", n.last(number(t, logEnv, 40)))
-			}
+			inBubble(t, generate(uint64(seed)), start, fmt.Sprintf("%s=%d go test -count=1 -run '%s$' ./tests/sim", seedEnv, seed, t.Name()))
 		})
 	}
+}
+
+func TestFake_Seeds(t *testing.T) {
+	t.Parallel()
+	t.Run("shared", func(t *testing.T) { seeds(t, generate, fakes, fakeSeeds) })
 }

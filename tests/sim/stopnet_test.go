@@ -11,7 +11,7 @@ import (
 // A worker that is told to stop while a cluster cannot be reached stops too, and
 // not when the cluster is back.
 func TestFake_StopsWithoutANetwork(t *testing.T) {
-	s := Scenario{Name: "stop", Clusters: []string{"a", "b"}, Topics: topics("a"), Replicators: []Replicator{{"a", "b", 1}}, Rate: 50, Load: 3 * second}
+	s := Scenario{Name: "stop", Clusters: clusters("a", "b"), Topics: topics("a"), Replicators: []Replicator{{"a", "b", 1, false}}, Load: Load{Rate: 50, For: 3 * second}}
 	for _, side := range []string{"a", "b"} {
 		t.Run(side, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -20,11 +20,11 @@ func TestFake_StopsWithoutANetwork(t *testing.T) {
 				if !r.begin() {
 					t.Fatal(r.mu.failed)
 				}
-				r.load(s.Topics[0], s.Load)
+				r.load(s.Topics[0], s.Load.For, 0)
 				time.Sleep(second)
 				w := r.worker(0, 0)
 				w.each(side, (*ktest.Path).Silence)
-				time.Sleep(s.Load)
+				time.Sleep(s.Load.For)
 				r.loads.Wait()
 				start := time.Now()
 				w.stop()

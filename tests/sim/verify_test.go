@@ -56,12 +56,18 @@ func (r *run) history() ktest.History {
 
 // missing says what has not arrived yet.
 func (r *run) missing() string {
-	h := r.history()
+	return r.lacks(r.history(), func(string, string, int32) bool { return true })
+}
+
+// lacks says what of a history has not arrived yet in the partitions of clusters
+// that counts names.
+func (r *run) lacks(h ktest.History, counts func(cluster, topic string, partition int32) bool) string {
+	allowed := r.allowances()
 	var out strings.Builder
 	for _, rd := range r.read(ktest.ReadCommitted) {
 		lost := 0
-		for _, v := range ktest.CheckSet(h, rd.cluster, rd.log) {
-			if v.Kind == ktest.Lost {
+		for _, v := range r.unexplained(h, rd, ktest.CheckSet(h, rd.cluster, rd.log), allowed) {
+			if v.Kind == ktest.Lost && counts(rd.cluster, rd.topic, v.Partition) {
 				lost++
 			}
 		}
@@ -89,10 +95,10 @@ func (r *run) notCaughtUp() string {
 	return out.String()
 }
 
-// verify holds every cluster to the history, for both isolation levels, and
-// checks that nothing moves any more.
+// verify holds every cluster to the history, for both isolation levels, the
+// halts to what is expected, and checks that nothing moves any more.
 func (r *run) verify() {
-	h := r.history()
+	h, allowed := r.history(), r.allowances()
 	for _, p := range h.Produced {
 		if p.Outcome == ktest.Indeterminate {
 			r.failf("the load has no outcome for %s: nothing disturbed it", p.ID)
@@ -100,9 +106,11 @@ func (r *run) verify() {
 		}
 	}
 	before := map[string]*ktest.Log{}
+	var all []reading
 	for _, iso := range []ktest.Isolation{ktest.ReadCommitted, ktest.ReadUncommitted} {
 		for _, rd := range r.read(iso) {
-			vs := ktest.Check(h, rd.cluster, rd.log)
+			all = append(all, rd)
+			vs := r.unexplained(h, rd, ktest.Check(h, rd.cluster, rd.log), allowed)
 			if iso == ktest.ReadUncommitted {
 				before[rd.cluster+"/"+rd.topic] = rd.log
 				if !h.Compacted[r.topic(rd.topic)] {
@@ -114,6 +122,7 @@ func (r *run) verify() {
 			}
 		}
 	}
+	r.verifyHalts(all)
 	r.still(before)
 }
 

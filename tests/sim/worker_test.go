@@ -23,23 +23,34 @@ type worker struct {
 	err   error // of the run, after done
 }
 
-// startWorker starts one. Its connections fail by inj's plan.
-func startWorker(name, id, topics string, source, target *cluster, inj *fault.Injector, log *slog.Logger) (*worker, error) {
-	w := &worker{id: id, paths: map[string]*ktest.Path{}, done: make(chan struct{})}
+// workerOptions are what a worker is made of. Its connections fail by inj's plan.
+type workerOptions struct {
+	name, id, topics string
+	forwardAll       bool
+	source, target   *cluster
+	inj              *fault.Injector
+	log              *slog.Logger
+}
+
+// slots is the number of partitions of state topics.
+const slots = 3
+
+func startWorker(wo workerOptions) (*worker, error) {
+	w := &worker{id: wo.id, paths: map[string]*ktest.Path{}, done: make(chan struct{})}
 	endpoint := func(c *cluster) replicate.Endpoint {
 		p := ktest.NewPath(c.dial)
 		w.paths[c.name] = p
-		o := kclient.Options{Name: c.name, BootstrapServers: c.BootstrapServers(), Dialer: inj.Dial(p.Dial)}
+		o := kclient.Options{Name: c.name, BootstrapServers: c.BootstrapServers(), Dialer: wo.inj.Dial(p.Dial)}
 		return replicate.Endpoint{Name: c.name, Cluster: o}
 	}
-	s, t := endpoint(source), endpoint(target)
-	filter, err := dr.NewTopicFilter([]string{topics}, nil)
+	s, t := endpoint(wo.source), endpoint(wo.target)
+	filter, err := dr.NewTopicFilter([]string{wo.topics}, nil)
 	if err != nil {
 		return nil, err
 	}
 	w.Worker, err = kworker.New(kworker.Options{
-		Name: name, ID: id, Source: s, Target: t, Slots: 3, Logger: log,
-		Engine: func(o *replicate.Options) { o.Filter = filter },
+		Name: wo.name, ID: wo.id, Source: s, Target: t, Slots: slots, Logger: wo.log,
+		Engine: func(o *replicate.Options) { o.Filter, o.ForwardAll = filter, wo.forwardAll },
 	})
 	if err != nil {
 		return nil, err
