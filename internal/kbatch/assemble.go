@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 const (
@@ -134,7 +136,7 @@ func (r *run) input(in Input) error {
 	if h.LastOffset() < in.From {
 		return nil
 	}
-	if err := verifyCRC(h, e); err != nil {
+	if err := verifyCRC(h, e); err != nil && !seeded.Bug("opened-unverified") {
 		return err
 	}
 	records, err := r.w.openBatch(h, e)
@@ -158,7 +160,7 @@ func (r *run) input(in Input) error {
 			continue
 		}
 		ts := h.BaseTimestamp + f.tsDelta
-		if h.LogAppendTime() {
+		if h.LogAppendTime() || h.Codec() != CodecNone && seeded.Bug("compressed-restamped") {
 			ts = h.MaxTimestamp
 		}
 		if err := r.add(offset, ts, f); err != nil {
@@ -232,6 +234,12 @@ func (r *run) begin(c Codec, records, compressed int) error {
 // add puts one record behind the others.
 func (r *run) add(offset, ts int64, f frame) error {
 	p := &r.open
+	if seeded.Bug("headers-dropped") {
+		_, rest, _ := lengthPrefixed(f.body)
+		_, rest, _ = lengthPrefixed(rest)
+		n := len(f.body) - len(rest)
+		f.body = append(f.body[:n:n], 0)
+	}
 	if p.count > 0 {
 		f.tsDelta, f.offset = ts-p.base, int64(p.count)
 		if len(p.buf)+frameSize(f.tsDelta, f.offset, len(f.body)) > p.limit {
@@ -369,7 +377,7 @@ func (p *pending) add(offset, ts int64, f frame) {
 	p.buf = appendFrame(p.buf, f)
 	p.count++
 	p.max = max(p.max, ts)
-	if p.count > 1 && offset == p.last+1 {
+	if p.count > 1 && (offset == p.last+1 || seeded.Bug("gap-closed")) {
 		p.pieces[len(p.pieces)-1].Count++
 	} else {
 		p.pieces = append(p.pieces, Piece{SourceOffset: offset, Count: 1})

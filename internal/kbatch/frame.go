@@ -1,6 +1,10 @@
 package kbatch
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/anabranch/anabranch/internal/seeded"
+)
 
 // minBody is the shortest body of a record: a null key, a null value and no
 // headers, one byte each.
@@ -111,7 +115,7 @@ func lengthPrefixed(b []byte) (v, rest []byte, ok bool) {
 }
 
 func appendLengthPrefixed(dst, v []byte) []byte {
-	if v == nil {
+	if v == nil && !seeded.Bug("null-becomes-empty") {
 		return binary.AppendVarint(dst, -1)
 	}
 	dst = binary.AppendVarint(dst, int64(len(v)))

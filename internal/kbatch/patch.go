@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // Stamp is what makes a batch part of an idempotent producer's stream.
@@ -58,6 +60,9 @@ func Patch(batch []byte, s Stamp) error {
 	putStamp(batch, s)
 	change := before ^ crc32.Checksum(covered, castagnoli)
 	be.PutUint32(batch[posCRC:], h.CRC^shift(change, uint32(h.Size()-posCount)))
+	if seeded.Bug("crc-recomputed") {
+		be.PutUint32(batch[posCRC:], crc32.Checksum(batch[posAttributes:h.Size()], castagnoli))
+	}
 	return nil
 }
 

@@ -25,6 +25,9 @@ const (
 	// progress is how much has to pass within the time that is given: a slow
 	// link is not a dead one.
 	progress = 1 << 20
+	// gather is how much of a large answer the kernel collects before it wakes
+	// the reader.
+	gather = 128 << 10
 )
 
 // Conn is an authenticated connection to one broker whose owner frames the
@@ -185,6 +188,11 @@ func (c *Conn) ReadFrame(within time.Duration, buffer func(n int) []byte) ([]byt
 		return nil, fmt.Errorf("read from a broker: an answer of %d bytes", n)
 	}
 	b := buffer(min(n, trustedFrame))
+	gathers := n >= 2*gather
+	if gathers {
+		lowWater(c.conn, gather)
+		defer lowWater(c.conn, 1)
+	}
 	for at := 0; at < n; {
 		if at == len(b) {
 			grown := buffer(min(n, 2*at))
@@ -197,10 +205,19 @@ func (c *Conn) ReadFrame(within time.Duration, buffer func(n int) []byte) ([]byt
 				return nil, fmt.Errorf("read from a broker: %w", err)
 			}
 		}
-		if _, err := io.ReadFull(c.conn, piece); err != nil {
-			return nil, fmt.Errorf("read from a broker: %w", err)
+		for len(piece) > 0 {
+			if left := n - at; gathers && left < gather { // the kernel must not wait for more
+				lowWater(c.conn, left)
+			}
+			got, err := c.conn.Read(piece)
+			if got == 0 && err != nil {
+				if errors.Is(err, io.EOF) {
+					err = io.ErrUnexpectedEOF
+				}
+				return nil, fmt.Errorf("read from a broker: %w", err)
+			}
+			piece, at = piece[got:], at+got
 		}
-		at += len(piece)
 	}
 	return b, nil
 }

@@ -36,7 +36,7 @@ var layers = []layer{
 	{"vocabulary", false, []string{"internal/dr"}},
 	{"mechanisms", true, []string{
 		"internal/lifecycle", "internal/obs", "internal/fault", "internal/kclient", "internal/kbatch", "internal/kstate",
-		"internal/offsets", "internal/runbook", "internal/config",
+		"internal/offsets", "internal/runbook", "internal/config", "internal/seeded",
 	}},
 	{"engines", false, []string{
 		"internal/replicate", "internal/mirror", "internal/verify", "internal/health", "internal/preflight", "internal/gateway",

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/seeded"
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
@@ -152,6 +153,8 @@ func (p *planner) existing(r TopicReport, e Entry, src topicView) {
 	switch {
 	case !answered:
 		p.wait(r, "waiting for the target cluster")
+	case dst.code == kerr.UnknownTopicOrPartition.Code && seeded.Bug("deleted-target-recreated"):
+		p.create(r, src)
 	case dst.code == kerr.UnknownTopicOrPartition.Code:
 		switch p.verdicts[e.TargetTopicID] {
 		case verdictGone:

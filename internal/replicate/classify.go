@@ -5,6 +5,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // entryClass is the classification of one entry.
@@ -36,8 +37,8 @@ func (p *pipeline) classify(c *pchunk, entry []byte, magic int8) entryClass {
 	_, aborted := c.active[h.ProducerID]
 	v, prod := verdictSkip, (*producer)(nil)
 	switch {
-	case h.IsControl(), h.Count == 0:
-	case h.IsTransactional() && aborted:
+	case h.IsControl() && !seeded.Bug("markers-copied"), h.Count == 0:
+	case h.IsTransactional() && aborted && !seeded.Bug("aborts-copied"):
 	default:
 		if v, prod, err = p.provenance(p.id, h, p.proofAt == h.BaseOffset); v == verdictForeign {
 			return p.stop(dr.HaltForeign, fmt.Sprintf("source offsets %d to %d carry the registered producer id %d epoch %d, but no replicator wrote them there (%v): "+
@@ -51,7 +52,7 @@ func (p *pipeline) classify(c *pchunk, entry []byte, magic int8) entryClass {
 	if v == verdictSkip {
 		// A flipped header bit could turn a record batch into one to be
 		// skipped: skip only what the checksum vouches for.
-		if err := kbatch.VerifyCRC(entry); err != nil {
+		if err := kbatch.VerifyCRC(entry); err != nil && !seeded.Bug("skip-unverified") {
 			return p.stop(dr.HaltCorrupt, fmt.Sprintf("source offsets %d to %d: %v", h.BaseOffset, e.last, err))
 		}
 		if h.IsControl() {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kstate"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // fenceChunk is how many partitions go into one fencing transaction: one
@@ -68,7 +69,7 @@ func (s *slot) initProducers(ctx context.Context) error {
 		s.ours[p.id], s.producers[txn] = struct{}{}, p
 	}
 	s.primary = s.producers[s.txnID("")]
-	if registered > 0 && len(s.ours) > registered {
+	if registered > 0 && len(s.ours) > registered && !seeded.Bug("rotation-not-waited") {
 		// The coordinator gave a new id (the old one expired or its epochs ran
 		// out), whose markers do not fence the old one. A worker stops writing
 		// half a session after it was last heard of, so waiting one session is
@@ -145,7 +146,7 @@ func (s *slot) fenceAll(ctx context.Context, clean map[tp]*pipeline) (map[tp]*sl
 		}
 		var todo []tp
 		for id, r := range recs {
-			if _, done := fenced[id]; done || missing[id] != nil || clean[id] != nil || r.ck.Quiescent {
+			if _, done := fenced[id]; done || missing[id] != nil || clean[id] != nil || r.ck.Quiescent || seeded.Bug("fence-skipped") {
 				continue
 			}
 			todo = append(todo, id)
@@ -212,6 +213,9 @@ func (s *slot) fenceSome(ctx context.Context, todo []tp, recs map[tp]*slotRecord
 		missing[id] = halted(err)
 	}
 	ask = slices.DeleteFunc(ask, func(t fenceTarget) bool { return refused[t.id] != nil })
+	if seeded.Bug("state-fence-not-awaited") {
+		return s.waitMarkers(ctx, ask, fenced, missing)
+	}
 	if _, err := s.e.targetState.WaitMarker(ctx, s.n, s.primary.id, s.primary.epoch); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/anabranch/anabranch/internal/kclient"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // Sizes of the fetch side, in bytes.
@@ -232,6 +233,9 @@ func (f *fetcher) request(node int32, rotate int) (*kmsg.FetchRequest, map[tp]*f
 	}
 	req := kmsg.NewPtrFetchRequest()
 	req.MinBytes, req.MaxBytes, req.IsolationLevel = 1, int32(min(fetchRequestBytes, max(room, 1))), 1
+	if seeded.Bug("uncommitted-copied") {
+		req.IsolationLevel = 0
+	}
 	req.MaxWaitMillis = 100
 	if len(ready) > 2000 {
 		req.MaxWaitMillis = 500
@@ -256,6 +260,9 @@ func (f *fetcher) request(node int32, rotate int) (*kmsg.FetchRequest, map[tp]*f
 		rp := kmsg.NewFetchRequestTopicPartition()
 		rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = p.id.partition, p.next, fetchPartitionBytes
 		rp.CurrentLeaderEpoch, rp.LastFetchedEpoch = pm.leaderEpoch, p.epoch
+		if seeded.Bug("truncation-ignored") {
+			rp.LastFetchedEpoch = -1
+		}
 		if p.parked {
 			rp.PartitionMaxBytes = 1
 		}

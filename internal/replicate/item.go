@@ -6,6 +6,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // pass makes an item of a batch that stays closed.
@@ -62,7 +63,7 @@ func (p *pipeline) push(it *item) {
 		}
 		l.seq += int64(pc.Count)
 	}
-	if len(it.rows) > 0 || p.quiescent {
+	if len(it.rows) > 0 || p.quiescent && !seeded.Bug("activation-skipped") {
 		p.intents++
 		p.unsaved = append(p.unsaved, it.rows...)
 		p.unsavedTo = p.intents

@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // Reading what logs hold: ranges of offsets, tails, producers.
@@ -163,12 +164,17 @@ func (e *Engine) readTail(ctx context.Context, t fenceTarget, producers map[stri
 	out := fencedTail{marker: -1}
 	each := func(h kbatch.Header, _ []byte) bool {
 		progress()
+		if seeded.Bug("fence-not-awaited") { // where the log ends now, it is fenced
+			if _, end, err := logRange(ctx, e.tailClient, t.topic, t.id.partition); err == nil && h.LastOffset()+1 >= end {
+				open, out.marker = nil, h.LastOffset()
+			}
+		}
 		if !h.IsControl() {
 			if _, ok := ours[h.ProducerID]; !ok {
-				return true
+				return len(open) > 0
 			}
 			out.batches = append(out.batches, tailBatch{producerID: h.ProducerID, epoch: h.ProducerEpoch, sequence: h.BaseSequence, length: h.LastOffsetDelta + 1, offset: h.BaseOffset})
-			return true
+			return len(open) > 0
 		}
 		if epoch, ok := open[h.ProducerID]; ok && h.ProducerEpoch >= epoch {
 			delete(open, h.ProducerID)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // outcome is what an answer to a produce request proves.
@@ -35,6 +36,13 @@ func (p *pipeline) judge(it *item, a produceAnswer, sendErr error) outcome {
 		p.waiting = sendErr.Error()
 		return outcomeRefused
 	}
+	if sendErr != nil && seeded.Bug("no-answer-not-written") {
+		return outcomeRefused
+	}
+	if sendErr != nil && seeded.Bug("no-answer-written") {
+		it.answer.baseOffset = p.targetEnd
+		return outcomeWritten
+	}
 	if sendErr != nil {
 		p.note(fmt.Errorf("produce to the target: %w", sendErr))
 		return outcomeOpen
@@ -56,7 +64,7 @@ func (p *pipeline) judge(it *item, a produceAnswer, sendErr error) outcome {
 		p.waiting = "the target has fewer in-sync replicas than min.insync.replicas"
 		return outcomeRefused
 	case is(kerr.NotLeaderForPartition, kerr.UnknownTopicOrPartition, kerr.LeaderNotAvailable, kerr.UnknownTopicID, kerr.FencedLeaderEpoch):
-		if p.old(it) {
+		if p.old(it) && !seeded.Bug("old-refusal-believed") {
 			break
 		}
 		p.waiting = "the target's leader moves: " + text

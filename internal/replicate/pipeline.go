@@ -12,6 +12,7 @@ import (
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kbatch"
 	"github.com/anabranch/anabranch/internal/offsets"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // A pipeline copies one partition. It is a state machine without I/O: the slot
@@ -128,6 +129,7 @@ type pipeline struct {
 	used   []*memory // of chunks that step came to the end of
 	ready  []*item
 	flying []*item
+	lane   int // that flying is on, see laneOf
 
 	lanes     map[*producer]*lane
 	intents   uint64 // numbers the sets of rows
@@ -166,6 +168,7 @@ type pipeline struct {
 	newLane     bool     // a producer writes here for the first time: the checkpoint must name it before it does
 	stopped     bool     // the halt was acted upon
 	asking      bool
+	oldFrom     time.Time   // before it no old record is sent, see sendable
 	unfenced    bool        // a former owner may still write: nothing is done before it is fenced
 	keep        *checkpoint // the record that must stay in the state topic, nil: snapshots replace it
 	nextCheck   time.Time   // when the next checkpoint that only bounds the tail may be written
@@ -374,7 +377,13 @@ func (p *pipeline) sendable() *item {
 		return nil
 	}
 	it := p.ready[0]
-	if it.intent > p.durable {
+	if it.intent > p.durable && !seeded.Bug("intent-not-awaited") {
+		return nil
+	}
+	if p.old(it) && p.now().Before(p.oldFrom) && !seeded.Bug("old-at-once") {
+		// The broker forgets a producer, and our fence with it, behind a batch
+		// of old records. What the former owner has on the wire must have
+		// arrived by then, and been refused.
 		return nil
 	}
 	if len(p.flying) > 0 {
@@ -383,7 +392,9 @@ func (p *pipeline) sendable() *item {
 		// a second batch could overtake a refused first one. One at a time for
 		// old records: the broker forgets producers by record time. And one
 		// producer at a time, because sequences order only their own.
-		if !p.lanes[it.producer].acked || p.old(it) || slices.ContainsFunc(p.flying, p.old) || p.flying[0].producer != it.producer {
+		unknown := !p.lanes[it.producer].acked && !seeded.Bug("many-before-first-ack")
+		old := (p.old(it) || slices.ContainsFunc(p.flying, p.old)) && !seeded.Bug("old-together")
+		if unknown || old || p.flying[0].producer != it.producer && !seeded.Bug("two-producers-at-once") {
 			return nil
 		}
 	}
@@ -423,7 +434,7 @@ func (p *pipeline) answered(it *item, a produceAnswer, sendErr error) (acked []*
 			// An earlier one failed and this one was taken all the same: what
 			// the log holds must be read.
 			p.note(errors.New("the target took a batch behind one that it refused"))
-		case out == outcomeWritten && next.answer.baseOffset < p.targetEnd:
+		case out == outcomeWritten && next.answer.baseOffset < p.targetEnd && !seeded.Bug("base-offset-ignored"):
 			p.note(fmt.Errorf("the target acknowledged offset %d below the end %d that it acknowledged before: its log was truncated or re-created", next.answer.baseOffset, p.targetEnd))
 			p.stop(dr.HaltTargetTruncated, p.doubt.Error())
 		case out == outcomeWritten:
@@ -453,11 +464,18 @@ func (p *pipeline) settle() {
 	}
 	for _, it := range p.flying {
 		it.told, it.judged = false, false
+		if seeded.Bug("refused-new-sequence") {
+			l := p.lanes[it.producer]
+			it.seq, it.stamped, l.seq = l.seq, false, l.seq+int64(it.count)
+		}
 		if it.mem != nil { // it may wait for long: let the answer's other batches go
 			it.bytes = bytes.Clone(it.bytes)
 			it.mem.drop()
 			it.mem = nil
 		}
+	}
+	if seeded.Bug("refused-behind") {
+		p.flying, p.ready = p.ready, p.flying
 	}
 	p.ready = append(p.flying, p.ready...)
 	p.flying, p.stalled = nil, false
@@ -468,7 +486,7 @@ func (p *pipeline) settle() {
 // rewind forgets what was fetched and not sent: it will be fetched again.
 func (p *pipeline) rewind() {
 	sent := p.sentAndRefused()
-	if len(p.ready) > sent {
+	if len(p.ready) > sent && !seeded.Bug("rewind-skips") {
 		p.next, p.last = p.ready[sent].from, p.ready[sent].before
 	}
 	p.queue, p.ready, p.unsaved, p.unsavedTo = nil, p.ready[:sent:sent], nil, p.durable
@@ -488,7 +506,7 @@ func (p *pipeline) sentAndRefused() int {
 // clean reports whether the pipeline's memory says exactly what the target
 // holds.
 func (p *pipeline) clean() bool {
-	known := p.doubt == nil && p.halt == nil && len(p.flying) == 0 && p.sentAndRefused() == 0
+	known := p.doubt == nil && p.halt == nil && len(p.flying) == 0 && (p.sentAndRefused() == 0 || seeded.Bug("refusal-forgotten"))
 	return known && !p.unfenced && p.keep == nil // behind those a former owner may have sent
 }
 
@@ -515,6 +533,9 @@ func (p *pipeline) acknowledge(it *item, base int64) {
 
 // record adds an extent to the map and to the segment that is being filled.
 func (p *pipeline) record(e offsets.Extent) {
+	if seeded.Bug("extent-off-by-one") {
+		e.Target++
+	}
 	if err := p.extents.Add(e); err != nil {
 		p.note(fmt.Errorf("offset map: %w", err))
 		return

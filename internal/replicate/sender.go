@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/anabranch/anabranch/internal/kclient"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // errNotSent answers a shipment that never went on the wire.
@@ -45,9 +46,24 @@ type flight struct {
 	now         []shipment
 }
 
-// sender writes to one broker over one connection: a broker serves one request
-// of a connection at a time, and more connections make more and emptier
-// requests. It puts the first batch of every waiting partition into a request
+// Connections to one broker. It serves one request of a connection at a time, so
+// batches that are large use several; with small ones that would only make more
+// and emptier requests.
+const (
+	lanes     = 3
+	laneBytes = 128 << 10 // batches from here on leave the first lane
+)
+
+// laneOf is the lane for a batch of a partition. What a partition has on the
+// wire is on one lane: its order is that of a connection.
+func laneOf(id tp, bytes int) int {
+	if bytes < laneBytes {
+		return 0
+	}
+	return int(uint32(id.partition)+uint32(id.topicID[15])) % lanes
+}
+
+// sender writes to one broker over one connection. It puts the first batch of every waiting partition into a request
 // and keeps a few requests under way. Batches of one partition leave in the
 // order in which they came, and answers come in that of the requests.
 //
@@ -251,7 +267,7 @@ func (s *sender) refuseAll(err error) {
 // flush writes requests while there is something to write and room for it.
 func (s *sender) flush() {
 	s.mu.Lock()
-	busy := s.mu.writing
+	busy := s.mu.writing && !seeded.Bug("two-writers")
 	s.mu.writing = true
 	s.mu.Unlock()
 	if busy {
@@ -280,7 +296,7 @@ func (s *sender) next() (*flight, *kclient.Conn) {
 	now, dropped := s.take()
 	conn := s.mu.conn
 	var f *flight
-	if len(now) > 0 && s.allowed() {
+	if len(now) > 0 && (s.allowed() || seeded.Bug("lease-not-asked")) {
 		f = &flight{version: s.mu.version, correlation: s.mu.correlation, now: now}
 		s.mu.correlation = (s.mu.correlation + 1) & (1<<31 - 1)
 		s.mu.flights = append(s.mu.flights, f)
@@ -393,6 +409,9 @@ func (s *sender) lost(conn *kclient.Conn, err error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) && len(flights) > 0 {
 		err = fmt.Errorf("no answer within %v: %w", answerWithin, err)
 	}
+	if seeded.Bug("lost-connection-not-sent") {
+		err = errNotSent
+	}
 	for _, f := range flights {
 		refuse(f.now, err)
 	}
@@ -420,28 +439,30 @@ type senders struct {
 
 	mu struct {
 		sync.Mutex
-		byNode map[int32]*sender
+		byNode map[int32][]*sender
 	}
 }
 
 func newSenders(connect func(context.Context, int32) (*kclient.Conn, error), allowed func() bool, onThrottle func(time.Duration)) *senders {
 	s := &senders{connect: connect, allowed: allowed, onThrottle: onThrottle}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.mu.byNode = map[int32]*sender{}
+	s.mu.byNode = map[int32][]*sender{}
 	return s
 }
 
-// to returns the sender for partitions whose leader is node.
-func (s *senders) to(node int32) *sender {
+// to returns the sender of one lane to a broker, which leads the partitions of
+// what is pushed to it.
+func (s *senders) to(node int32, lane int) *sender {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	snd := s.mu.byNode[node]
-	if snd == nil {
-		snd = &sender{node: node, connect: s.connect, allowed: s.allowed, onThrottle: s.onThrottle, wake: make(chan struct{}, 1)}
-		s.mu.byNode[node] = snd
+	list := s.mu.byNode[node]
+	for len(list) <= lane {
+		snd := &sender{node: node, connect: s.connect, allowed: s.allowed, onThrottle: s.onThrottle, wake: make(chan struct{}, 1)}
+		list = append(list, snd)
+		s.mu.byNode[node] = list
 		s.wg.Go(func() { snd.run(s.ctx) })
 	}
-	return snd
+	return list[lane]
 }
 
 // close ends all senders. Requests that are on the wire end with their

@@ -41,7 +41,7 @@ func TestFake_OneGoroutineWritesAtATime(t *testing.T) {
 	}
 	all := newSenders(connect, func() bool { return true }, func(time.Duration) {})
 	t.Cleanup(all.close)
-	s := all.to(m.byName["t"].partitions[0].leader)
+	s := all.to(m.byName["t"].partitions[0].leader, 0)
 
 	var stop atomic.Bool
 	var wg sync.WaitGroup

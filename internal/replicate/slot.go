@@ -13,6 +13,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // Times of a slot.
@@ -232,7 +233,7 @@ func (s *slot) serve(ctx, io context.Context) error {
 			return s.drain(io)
 		}
 		if ticked {
-			if s.e.paused() {
+			if s.e.paused() && !seeded.Bug("pause-not-followed") {
 				if err := s.drain(io); err != nil {
 					return err
 				}
@@ -318,7 +319,7 @@ func (s *slot) answered(p *pipeline, e event) {
 // work lets every touched pipeline go on.
 func (s *slot) work(io context.Context) {
 	for p := range s.touched {
-		if s.pipes[p.id] != p { // of an epoch that ended: it must never send again
+		if s.pipes[p.id] != p && !seeded.Bug("ended-epoch-sends") { // of an epoch that ended: it must never send again
 			delete(s.touched, p)
 			continue
 		}
@@ -362,8 +363,15 @@ func (s *slot) send(p *pipeline) {
 		return
 	}
 	var list []shipment
+	if len(p.flying) == 0 {
+		p.lane = laneOf(p.id, len(p.ready[0].bytes))
+	}
 	for it := p.sendable(); it != nil; it = p.sendable() {
 		gen := p.gen
+		if seeded.Bug("memory-not-held") {
+			it.mem.drop()
+			it.mem = nil
+		}
 		list = append(list, shipment{
 			out:  outBatch{topic: p.target, topicID: p.targetID, partition: p.id.partition, bytes: it.bytes},
 			stop: s.stop,
@@ -372,7 +380,7 @@ func (s *slot) send(p *pipeline) {
 		})
 	}
 	if len(list) > 0 {
-		s.e.senders.to(pm.leader).push(list...)
+		s.e.senders.to(pm.leader, p.lane).push(list...)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/kbatch"
 	"github.com/anabranch/anabranch/internal/kstate"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // stateBatchBytes bounds one write of state.
@@ -109,7 +110,7 @@ func (s *slot) gather(p *pipeline) ([]stateRecord, covered) {
 	}
 	if p.dirty && !p.now().Before(p.nextCheck) || activate || p.wantQuiet || len(p.fullSegs) > 0 || len(p.written) > intentRing/2 {
 		ck := p.snapshot()
-		ck.Quiescent = p.wantQuiet && len(p.ready) == 0 && len(p.flying) == 0
+		ck.Quiescent = p.wantQuiet && (len(p.ready) == 0 && len(p.flying) == 0 || seeded.Bug("quiescent-while-flying"))
 		p.quiescent, p.wantQuiet, p.dirty = ck.Quiescent, false, false
 		p.nextCheck = p.now().Add(checkpointEvery)
 		c.ck = &ck
@@ -153,6 +154,9 @@ func (p *pipeline) snapshot() checkpoint {
 		Floor: p.extents.Floor(), FirstSeg: p.firstSeg, NextSeg: p.nextSeg, Extents: encodeExtents(p.segment),
 		Halt: p.halt, Retired: p.retired, Resolved: p.resolved, HighWater: p.highWater, LogStart: p.logStart, Started: p.started, CheckBelow: p.checkBelow,
 		AtMs: p.now().UnixMilli(),
+	}
+	if seeded.Bug("checkpoint-ahead") {
+		ck.Position = p.next
 	}
 	for prod, l := range p.lanes {
 		ck.Lanes = append(ck.Lanes, laneRecord{Producer: prod.txn, ID: prod.id, Epoch: prod.epoch, Seq: l.ackedSeq, PieceSeq: l.ackedPieceSeq, PieceSrc: l.ackedPieceSrc})

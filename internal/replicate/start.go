@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // found is where a new pipeline starts.
@@ -97,6 +98,9 @@ func (e *Engine) findStart(ctx context.Context, id tp, topic string, target *top
 	if f.offset, err = listOffset(ctx, e.sourceControl, topic, id.partition, -2); err != nil {
 		return f, err
 	}
+	if seeded.Bug("new-partition-at-its-end") {
+		f.offset, _ = listOffset(ctx, e.sourceControl, topic, id.partition, -1)
+	}
 	if f.targetEnd, err = listOffset(ctx, e.control, target.name, id.partition, -1); err != nil {
 		return f, err
 	}
@@ -146,10 +150,10 @@ func (s *slot) provenance(id tp, h kbatch.Header, final bool) (verdict, *produce
 	switch {
 	case !known:
 		return verdictUnknown, nil, nil
-	case reg == nil:
+	case reg == nil, seeded.Bug("provenance-ignored"):
 		return verdictCopy, s.primary, nil
 	}
-	if err := s.e.claims.explain(reg, id, h); err != nil {
+	if err := s.e.claims.explain(reg, id, h); err != nil && !seeded.Bug("provenance-not-proved") {
 		if final {
 			return verdictForeign, nil, err
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/offsets"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // acquire takes the slot over:
@@ -63,6 +64,11 @@ func (s *slot) acquire(ctx, io context.Context) error {
 		return err
 	}
 	s.pipes = pipes
+	for id, p := range s.pipes {
+		if r := recs[id]; r != nil && r.fenced != nil {
+			p.oldFrom = s.acquired.Add(s.e.o.SessionTimeout)
+		}
+	}
 	s.state.owner = &ownerRecord{V: stateVersion, Worker: s.e.o.WorkerID, Epoch: s.primary.epoch, Version: s.e.o.Version, Digest: s.e.o.Digest, AtMs: time.Now().UnixMilli()}
 	for _, p := range s.pipes {
 		p.wantQuiet, p.dirty = p.keep == nil, true
@@ -85,7 +91,7 @@ func (s *slot) acquire(ctx, io context.Context) error {
 func (s *slot) undisturbed(before map[string]*producer) bool {
 	for txn, p := range s.producers {
 		old := before[txn]
-		if old == nil || old.id != p.id || p.epoch != old.epoch+1 {
+		if old == nil || old.id != p.id || p.epoch != old.epoch+1 && !seeded.Bug("memory-trusted") {
 			return false
 		}
 	}
@@ -199,6 +205,9 @@ func (s *slot) renew(old *pipeline) *pipeline {
 	p.next, p.last = old.frontier(), old.frontierEpoch()
 	p.extents, p.segment, p.fullSegs = old.extents, old.segment, old.fullSegs
 	p.firstSeg, p.nextSeg = old.firstSeg, old.nextSeg
+	if seeded.Bug("segment-forgotten") {
+		p.fullSegs = nil
+	}
 	p.targetEnd, p.targetEpoch = old.targetEnd, old.targetEpoch
 	p.highWater, p.logStart, p.started, p.checkBelow, p.resolved, p.lastAck = old.highWater, old.logStart, old.started, old.checkBelow, old.resolved, old.lastAck
 	p.beginEpoch(s.primary)
@@ -315,7 +324,7 @@ func (s *slot) readTail(ctx context.Context, p *pipeline, r *slotRecord) error {
 	ours := func(id int64) bool { _, ok := s.ours[id]; return ok }
 	gaps := s.e.limits.compacted(p.target) || r.fenced.start > r.ck.TargetEnd
 	res, err := resolvePosition(r.ck, r.intents, tail, ours, gaps)
-	if err == nil && gaps {
+	if err == nil && gaps && !seeded.Bug("witness-ignored") {
 		res, err = s.byWitness(p, r, res)
 	}
 	switch {

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // onTick does what time brings: new pipelines, retries, checkpoints, the view.
@@ -73,7 +74,7 @@ func (s *slot) watch(p *pipeline, src, tgt *clusterMeta) {
 		switch is := s.e.sourceMissing.of(p.id.topicID); {
 		case is == presenceDenied:
 			p.stop(dr.HaltUnauthorized, fmt.Sprintf("describe source topic %s: not allowed any more", p.topic))
-		case is == presenceGone && t != nil:
+		case is == presenceGone && t != nil && !seeded.Bug("recreation-ignored"):
 			p.stop(dr.HaltSourceRecreated, fmt.Sprintf("source topic %s was re-created: it had the id %s and now has %s", p.topic, hexID(p.id.topicID), hexID(t.id)))
 		} // deleted: what was fetched is still copied
 	}
@@ -103,7 +104,7 @@ func (s *slot) watchTarget(p *pipeline, tgt *clusterMeta) {
 	if !ok || pm.leader < 0 || pm.leaderEpoch < 0 || pm.leaderEpoch == p.targetEpoch || p.epochAsked == pm.leaderEpoch {
 		return
 	}
-	if p.extents.Len() == 0 {
+	if p.extents.Len() == 0 || seeded.Bug("target-leader-trusted") {
 		p.targetEpoch = pm.leaderEpoch
 		return
 	}
@@ -210,6 +211,9 @@ func (s *slot) checkRange(p *pipeline, f fetched) {
 				p.recheck = &f
 			case err != nil:
 				p.waiting = fmt.Sprintf("read the offsets of source topic %s: %v", topic, err)
+			case f.offset < start && seeded.Bug("out-of-range-skipped"):
+				p.next = start
+				s.e.fetch.start(id, topic, gen, start, -1, func(f fetched) { s.box.add(event{fetched: &f}) }, s.poke)
 			case f.offset < start:
 				p.logStart, p.highWater = start, end
 				p.stop(dr.HaltRetention, fmt.Sprintf("source offsets %d to %d (%d records at most) were deleted (retention or DeleteRecords) before they were copied", f.offset, start-1, start-f.offset))
@@ -252,6 +256,9 @@ func (p *pipeline) status(worker string) dr.PartitionStatus {
 	}
 	if st.SourceEndOffset >= 0 {
 		st.MessageLag = max(0, st.SourceEndOffset-max(st.ReplicatedOffset, 0))
+		if seeded.Bug("lag-from-log-start") {
+			st.MessageLag = st.SourceEndOffset - max(st.SourceLogStartOffset, 0)
+		}
 	}
 	return st
 }

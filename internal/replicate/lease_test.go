@@ -1,0 +1,98 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/kclient"
+)
+
+// TestFake_NothingIsWrittenWithoutTheLease: it is asked right before each request,
+// and what may not be written is given back as not sent.
+func TestFake_NothingIsWrittenWithoutTheLease(t *testing.T) {
+	t.Parallel()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "t"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	m, err := fetchMetadata(t.Context(), cl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	connect := func(ctx context.Context, node int32) (*kclient.Conn, error) {
+		return kclient.Connect(ctx, kclient.Options{BootstrapServers: c.ListenAddrs()}, m.brokers[node])
+	}
+	var holds atomic.Bool
+	holds.Store(true)
+	all := newSenders(connect, holds.Load, func(time.Duration) {})
+	t.Cleanup(all.close)
+	var stop atomic.Bool
+	for i, want := range []error{nil, errNotSent, nil} {
+		holds.Store(want == nil)
+		answered := make(chan error, 1)
+		all.to(m.byName["t"].partitions[0].leader, 0).push(shipment{
+			out: outBatch{topic: "t", topicID: m.byName["t"].id, bytes: kbatch.Builder{LeaderEpoch: -1}.Build(kbatch.Record{Timestamp: 1})}, stop: &stop,
+			done: func(_ produceAnswer, err error) { answered <- err }, then: func() {},
+		})
+		if err := <-answered; !errors.Is(err, want) {
+			t.Errorf("batch %d: %v, want %v", i, err, want)
+		}
+	}
+	if end, err := listOffset(t.Context(), cl, "t", 0, -1); err != nil || end != 2 {
+		t.Errorf("the log ends at %d, want 2: %v", end, err)
+	}
+}
+
+// TestLease_LastsHalfASession: from the moment at which the request was sent that
+// the group answered last.
+func TestLease_LastsHalfASession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := &Engine{}
+		e.lease.start(6 * time.Second)
+		at := func(d time.Duration, want bool) {
+			t.Helper()
+			time.Sleep(d)
+			if got := e.leaseHolds(); got != want {
+				t.Errorf("%v after the start: the lease holds: %v, want %v", time.Since(e.lease.base), got, want)
+			}
+		}
+		at(2900*time.Millisecond, true)
+		const heartbeat = 12
+		e.lease.OnBrokerE2E(kgo.BrokerMetadata{}, heartbeat, kgo.BrokerE2E{ReadWait: time.Second})
+		at(1900*time.Millisecond, true)
+		at(200*time.Millisecond, false)
+	})
+}
+
+// TestSlot_TheBrokersMemoryCountsWhereTheTailIsGone: what retention took from the
+// target was there, and the position is behind it.
+func TestSlot_TheBrokersMemoryCountsWhereTheTailIsGone(t *testing.T) {
+	t.Parallel()
+	s := &slot{e: &Engine{o: Options{Name: "m"}, limits: newLimits(nil)}, log: slog.New(slog.DiscardHandler), ours: map[int64]struct{}{7: {}}}
+	p := s.build(tp{[16]byte{1}, 0}, "t", "t", [16]byte{2}, 1<<20)
+	ck := base()
+	p.next, p.targetEnd = ck.Position, ck.TargetEnd
+	s.witness = map[tp][]producerState{{p.targetID, 0}: {{id: 7, epoch: 3, lastSequence: 14}}}
+	if err := s.readTail(t.Context(), p, &slotRecord{ck: ck, fenced: &fencedTail{marker: 80, start: 75}}); err != nil {
+		t.Fatal(err)
+	}
+	if p.halt != nil || p.next != 115 {
+		t.Errorf("position %d, want 115; halt %v", p.next, p.halt)
+	}
+}
