@@ -28,7 +28,7 @@ type Cluster struct {
 	auth    *Auth // Nil for Plaintext.
 	nodes   []*node
 	ports   portSet
-	starter *starter
+	starter *Starter
 	close   func() error
 }
 
@@ -51,7 +51,7 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{opts: o, id: newClusterID(), dir: o.Dir, java: java, jars: jars, starter: newStarter()}
+	c := &Cluster{opts: o, id: newClusterID(), dir: o.Dir, java: java, jars: jars, starter: NewStarter()}
 	c.close = sync.OnceValue(c.shutDown)
 	if err := c.boot(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -127,7 +127,7 @@ func (c *Cluster) shutDown() error {
 			errs = append(errs, n.proc.Kill())
 		}
 	}
-	c.starter.stop()
+	c.starter.Stop()
 	c.ports.release()
 	if c.dir != "" {
 		if err := os.RemoveAll(c.dir); err != nil {

@@ -6,7 +6,7 @@ import (
 )
 
 // DieWithParent makes the kernel kill the child when the thread that started
-// it ends; see starter for what that asks of the thread.
+// it ends; see Starter for what that asks of the thread.
 func DieWithParent(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}

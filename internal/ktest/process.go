@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// starter starts processes from one operating system thread that lives as long
-// as the starter. The kernel sends the parent-death signal when the *thread*
+// Starter starts processes from one operating system thread that lives as long
+// as the Starter. The kernel sends the parent-death signal when the *thread*
 // that forked ends, and Go ends idle threads at will, so children must not be
 // started from an ordinary goroutine.
-type starter struct {
+type Starter struct {
 	requests chan startRequest
 	close    func()
 }
@@ -24,9 +24,9 @@ type startRequest struct {
 	result chan error
 }
 
-// newStarter returns a starter whose goroutine runs until stop is called.
-func newStarter() *starter {
-	s := &starter{requests: make(chan startRequest)}
+// NewStarter returns a starter whose goroutine runs until Stop is called.
+func NewStarter() *Starter {
+	s := &Starter{requests: make(chan startRequest)}
 	done := make(chan struct{})
 	s.close = sync.OnceFunc(func() { close(done) })
 	go func() {
@@ -45,15 +45,15 @@ func newStarter() *starter {
 	return s
 }
 
-// start starts cmd. It must not be called after stop.
-func (s *starter) start(cmd *exec.Cmd) error {
+// Start starts cmd. It must not be called after Stop.
+func (s *Starter) Start(cmd *exec.Cmd) error {
 	r := startRequest{cmd: cmd, result: make(chan error, 1)}
 	s.requests <- r
 	return <-r.result
 }
 
-// stop ends the thread; children that still run are killed by the kernel.
-func (s *starter) stop() { s.close() }
+// Stop ends the thread; children that still run are killed by the kernel.
+func (s *Starter) Stop() { s.close() }
 
 // Process is a child process whose output goes to a log file.
 type Process struct {
@@ -68,18 +68,18 @@ type Process struct {
 // It is killed when this process ends without having stopped it. The caller ends
 // it with Stop or Kill.
 func StartProcess(dir, logPath, name string, args ...string) (*Process, error) {
-	s := newStarter()
+	s := NewStarter()
 	p, err := startProcess(s, dir, logPath, name, args...)
 	if err != nil {
-		s.stop()
+		s.Stop()
 		return nil, err
 	}
-	p.stop = s.stop
+	p.stop = s.Stop
 	return p, nil
 }
 
 // startProcess starts name with args in dir and appends its output to logPath.
-func startProcess(s *starter, dir, logPath, name string, args ...string) (*Process, error) {
+func startProcess(s *Starter, dir, logPath, name string, args ...string) (*Process, error) {
 	logFile, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open log of %s: %w", name, err)
@@ -88,7 +88,7 @@ func startProcess(s *starter, dir, logPath, name string, args ...string) (*Proce
 	defer logFile.Close()
 	cmd := exec.Command(name, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, logFile, logFile
-	if err := s.start(cmd); err != nil {
+	if err := s.Start(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	p := &Process{cmd: cmd, logPath: logPath, done: make(chan struct{}), stop: func() {}}

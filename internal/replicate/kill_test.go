@@ -1,13 +1,11 @@
 package replicate_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +17,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/kstate"
 	"github.com/anabranch/anabranch/internal/ktest"
+	"github.com/anabranch/anabranch/internal/ktest/kworker"
 )
 
 // number returns a number from the environment, or the other one.
@@ -88,16 +87,16 @@ type killRun struct {
 	sides      map[string]*ktest.Cluster
 	workers    map[string][]*process // by replicator, "ab" and "ba"
 	recorder   ktest.Recorder
+	trial      *ktest.Trial
 	logs       string // directory
 	left       int    // kills still to make
 	every      int    // kills between two restarts of a broker
 	restarting sync.WaitGroup
 
-	kills    map[string]int // by replicator
-	phases   map[phase]int  // what the killed workers were doing
-	pairs    int            // times that all workers of a replicator were killed at once
-	restarts map[string]int // by side
-	doubted  map[string]int // records by side and topic, see doubt
+	kills    map[string]int        // by replicator
+	phases   map[kworker.Phase]int // what the killed workers were doing
+	pairs    int                   // times that all workers of a replicator were killed at once
+	restarts map[string]int        // by side
 }
 
 func newKillRun(t *testing.T) *killRun {
@@ -105,8 +104,9 @@ func newKillRun(t *testing.T) *killRun {
 	r := &killRun{
 		t: t, seed: number(t, "ANABRANCH_TEST_SEED", rand.Uint64N(1_000_000)), left: int(number(t, "ANABRANCH_TEST_KILLS", 6)),
 		sides: map[string]*ktest.Cluster{}, workers: map[string][]*process{},
-		kills: map[string]int{}, phases: map[phase]int{}, restarts: map[string]int{}, doubted: map[string]int{},
+		kills: map[string]int{}, phases: map[kworker.Phase]int{}, restarts: map[string]int{},
 	}
+	r.trial = &ktest.Trial{Sides: r.sides, Recorder: &r.recorder, Compacted: map[string]bool{"keyed": true}}
 	r.rng = rand.New(rand.NewPCG(r.seed, 0))
 	r.every = max(1, min(5, r.left/2))
 	t.Logf("ANABRANCH_TEST_SEED=%d ANABRANCH_TEST_KILLS=%d", r.seed, r.left)
@@ -129,7 +129,7 @@ func newKillRun(t *testing.T) *killRun {
 // brokerLog returns the log of a side's broker.
 func (r *killRun) brokerLog(side string) []byte {
 	r.t.Helper()
-	text, err := os.ReadFile(r.sides[side].LogFile(0))
+	text, err := r.trial.BrokerLog(side)
 	if err != nil {
 		r.t.Error(err)
 	}
@@ -231,7 +231,7 @@ func (r *killRun) disturb() {
 func (r *killRun) awaitCopying(replicator string) {
 	limit := time.Now().Add(20 * time.Second)
 	for _, p := range r.workers[replicator] {
-		for p.phase() != copying && time.Now().Before(limit) {
+		for p.Phase() != kworker.Copying && time.Now().Before(limit) {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
@@ -270,7 +270,7 @@ func (r *killRun) killAll(replicator string, i int) {
 // the slots, after the session of the first has ended.
 func (r *killRun) killSuccessor(replicator string, i int) {
 	other := r.workers[replicator][1-i]
-	other.forgetTails()
+	other.ForgetTails()
 	r.kill(replicator, i)
 	other.awaitTail(12 * time.Second)
 	time.Sleep(r.upTo(10 * time.Millisecond))
@@ -303,83 +303,33 @@ func (r *killRun) write(ctx context.Context, topic, side string, w killWriter, s
 	}
 }
 
-// history is what was written to a topic.
-func (r *killRun) history() ktest.History {
-	h := r.recorder.History()
-	h.Compacted = map[string]bool{"keyed": true}
-	return h
-}
-
-// view is what one kind of reader sees on one side.
-type view struct {
-	side   string
-	reader ktest.Isolation
-}
-
-var views = []view{{"a", ktest.ReadCommitted}, {"a", ktest.ReadUncommitted}, {"b", ktest.ReadCommitted}, {"b", ktest.ReadUncommitted}}
-
-// look reads a topic on both sides, and lets them settle what the writers do not
-// know.
-func (r *killRun) look(topic string) (ktest.History, map[view]*ktest.Log) {
+// settled looks at a topic until it has settled. It gives up after a while: what
+// is missing is the verdict's.
+func (r *killRun) settled(topic string, done func(map[ktest.View]*ktest.Log) bool) (ktest.History, map[ktest.View]*ktest.Log) {
 	r.t.Helper()
-	logs := map[view]*ktest.Log{}
-	for _, v := range views {
-		log, err := ktest.Read(r.t.Context(), r.sides[v.side], topic, v.reader)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		logs[v] = log
+	h, logs, err := r.trial.Settled(r.t.Context(), topic, 90*time.Second, done)
+	if err != nil {
+		r.t.Error(err)
 	}
-	h := r.history()
-	for side := range r.sides {
-		h, r.doubted[side+" "+topic] = doubt(h, side, logs[view{side, ktest.ReadCommitted}], unmarked(r.brokerLog(side)))
-		h = h.Settle(side, logs[view{side, ktest.ReadCommitted}], logs[view{side, ktest.ReadUncommitted}])
+	if logs == nil {
+		r.t.FailNow()
 	}
 	return h, logs
 }
 
-// settled looks at a topic until all has arrived, done agrees, and nothing moves
-// any more. It gives up after a while: what is missing is the verdict's.
-func (r *killRun) settled(topic string, done func(map[view]*ktest.Log) bool) (ktest.History, map[view]*ktest.Log) {
-	r.t.Helper()
-	limit := time.Now().Add(90 * time.Second)
-	_, before := r.look(topic)
-	for {
-		time.Sleep(time.Second)
-		h, logs := r.look(topic)
-		missing, moves := 0, 0
-		for _, v := range views {
-			moves += len(ktest.CheckStill(before[v], logs[v]))
-			for _, x := range ktest.CheckSet(h, v.side, logs[v]) {
-				if x.Kind == ktest.Lost {
-					missing++
-				}
-			}
-		}
-		if missing == 0 && moves == 0 && done(logs) {
-			return h, logs
-		}
-		if time.Now().After(limit) {
-			r.t.Errorf("%s: not settled: %d records are missing, %d ends move, what else is awaited is there: %v", topic, missing, moves, done(logs))
-			return h, logs
-		}
-		before = logs
-	}
-}
-
 // compact makes the cleaner go over all that was written so far, and waits for
 // it: records that are newer by more than a segment's time make segments roll.
-func (r *killRun) compact(topic string) (ktest.History, map[view]*ktest.Log) {
+func (r *killRun) compact(topic string) (ktest.History, map[ktest.View]*ktest.Log) {
 	r.t.Helper()
-	written := r.history().Count(topic, ktest.Acknowledged)
+	written := r.trial.History().Count(topic, ktest.Acknowledged)
 	time.Sleep(5 * time.Second) // Behind what comes now, all segments have rolled.
 	for side := range r.sides {
 		r.write(r.t.Context(), topic, side, killWriter{name: "last", kind: ktest.Compacted, codec: kgo.NoCompression(), rate: 100, most: 60, age: time.Millisecond}, 1000)
 	}
-	left := func(logs map[view]*ktest.Log, side string) int {
-		return len(logs[view{side, ktest.ReadUncommitted}].Records())
+	left := func(logs map[ktest.View]*ktest.Log, side string) int {
+		return len(logs[ktest.View{Side: side, Reader: ktest.ReadUncommitted}].Records())
 	}
-	h, logs := r.settled(topic, func(logs map[view]*ktest.Log) bool {
+	h, logs := r.settled(topic, func(logs map[ktest.View]*ktest.Log) bool {
 		return left(logs, "a") < written/2 && left(logs, "b") < written/2
 	})
 	r.t.Logf("%s: of %d records the cleaner left %d on a and %d on b", topic, written, left(logs, "a"), left(logs, "b"))
@@ -448,36 +398,36 @@ func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 	stop()
 	wg.Wait()
 	t.Logf("%s", r.summary(time.Since(began)))
-	var rows []row
+	var rows []ktest.Row
 	for _, topic := range killTopics {
-		h, logs := r.settled(topic.name, func(map[view]*ktest.Log) bool { return true })
+		h, logs := r.settled(topic.name, nil)
 		if topic.name == "keyed" {
 			h, logs = r.compact(topic.name)
 		}
 		if topic.name == "txn" && (h.Count("txn", ktest.Aborted) == 0 || h.Count("txn", ktest.Acknowledged) == 0) {
 			t.Error("txn: no transactions of both outcomes were written")
 		}
-		found, bad := judge(h, topic.name, logs)
+		found, bad := ktest.Judge(h, topic.name, logs)
 		rows = append(rows, found...)
 		if len(bad) > 0 {
 			t.Errorf("%s: %s", topic.name, ktest.Summary(bad))
-			r.keep(topic.name+".txt", dump(h, logs))
+			r.keep(topic.name+".txt", ktest.Dump(h, logs))
 		}
 	}
 	for i := range rows {
-		rows[i].kills, rows[i].restarts = r.kills[map[string]string{"a": "ba", "b": "ab"}[rows[i].side]], r.restarts[rows[i].side]
+		rows[i].Kills, rows[i].Restarts = r.kills[map[string]string{"a": "ba", "b": "ab"}[rows[i].Side]], r.restarts[rows[i].Side]
 	}
-	for what, n := range r.doubted {
+	for what, n := range r.trial.Doubted() {
 		if n > 0 {
 			t.Logf("%s: the broker left out markers of transactions: %d records count as its own readers see them", what, n)
 		}
 	}
 	for side := range r.sides {
-		if line := unreadable.Find(r.brokerLog(side)); line != nil {
-			t.Errorf("the broker of %s could not read a request: %s", side, line)
+		if line, err := r.trial.Unreadable(side); err != nil || line != "" {
+			t.Errorf("the broker of %s could not read a request: %s, %v", side, line, err)
 		}
 	}
-	t.Logf("what readers see; kills are of the workers that write to the side:\n%s", table(rows))
+	t.Logf("what readers see; kills are of the workers that write to the side:\n%s", ktest.Table(rows))
 	for _, list := range r.workers {
 		for _, p := range list {
 			p.end(t)
@@ -485,37 +435,10 @@ func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 	}
 }
 
-// unreadable is what a broker logs about a request that is not well-formed.
-var unreadable = regexp.MustCompile(`(?m)^.*InvalidRequestException: .*$`)
-
-// dump shows what was written to a topic and where, and who sees it.
-func dump(h ktest.History, logs map[view]*ktest.Log) []byte {
-	seen := map[string]string{}
-	for _, v := range views {
-		for _, x := range logs[v].Records() {
-			seen[ktest.IDOf(x)] += fmt.Sprintf(" %s %s %d@%d of (%d, %d);", v.side, v.reader, x.Partition, x.Offset, x.ProducerID, x.ProducerEpoch)
-		}
-	}
-	var b bytes.Buffer
-	for _, p := range h.Produced {
-		if p.Record.Topic == logs[views[0]].Topic {
-			fmt.Fprintf(&b, "%s %s %s %d@%d seen:%s\n", p.ID, p.Outcome, p.Cluster, p.Record.Partition, p.Record.Offset, seen[p.ID])
-		}
-	}
-	for _, v := range views {
-		for _, p := range logs[v].Partitions {
-			for _, c := range p.Controls {
-				fmt.Fprintf(&b, "marker %s %s %d@%d of (%d, %d)\n", v.side, v.reader, p.Partition, c.Offset, c.ProducerID, c.ProducerEpoch)
-			}
-		}
-	}
-	return b.Bytes()
-}
-
 // summary says what was done to the workers and brokers.
 func (r *killRun) summary(took time.Duration) string {
 	var parts []string
-	for _, p := range []phase{starting, takingOver, copying} {
+	for _, p := range []kworker.Phase{kworker.Starting, kworker.TakingOver, kworker.Copying} {
 		parts = append(parts, fmt.Sprintf("%d while %s", r.phases[p], p))
 	}
 	slices.Sort(parts)
