@@ -6,8 +6,10 @@ FUZZTIME ?= 30s
 SEED    ?=
 SEEDS   ?=
 KILLS   ?= 50
+DURATION ?= 10m
+ROUNDS  ?= 0
 
-.PHONY: bench bench-quick help build test sim kills bugs race lint fuzz ci quickstart clean
+.PHONY: bench bench-quick help build test sim kills campaign bugs race lint fuzz ci quickstart clean
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -22,6 +24,10 @@ sim: ## replicators on fake Kafka and on the broker model in fake time, on all c
 
 kills: ## workers killed and brokers restarted under load on real Kafka, then every record compared: KILLS=N kills, SEED=N repeats the random choices
 	ANABRANCH_REQUIRE_KAFKA=1 ANABRANCH_TEST_KILLS=$(KILLS) ANABRANCH_TEST_SEED=$(SEED) $(GO) test -count=1 -timeout 0 -v -run '^TestReal_Kills' ./internal/replicate
+
+campaign: ## random clusters, loads and faults on real Kafka, all compared, for DURATION; report in bin/campaign; SEED=N repeats the choices, ROUNDS=1 one round
+	$(GO) build -o $(BIN)/anabranch-campaign ./tests/campaign
+	$(BIN)/anabranch-campaign -duration $(DURATION) -seed $(or $(SEED),0) -rounds $(ROUNDS)
 
 bugs: ## every seeded bug is built in, and a test must find it; WRITE=1 writes docs/seeded-bugs.md
 	ANABRANCH_BUGS_WRITE=$(WRITE) $(GO) test -tags seededbugs -count=1 -timeout 0 -parallel 2 -v -run 'TestEveryMistake' ./tests/bugs
