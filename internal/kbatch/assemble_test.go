@@ -196,10 +196,12 @@ func TestAssembleStopsAtDamage(t *testing.T) {
 	good := sample(1, 100, 5, 100)
 	bad := Builder{Codec: CodecLz4}.Build(sample(2, 105, 5, 100)...)
 	bad[len(bad)-1] ^= 1
+	plain := Builder{}.Build(sample(2, 105, 5, 100)...) // no codec notices, and the framing stays right
+	plain[len(plain)-10] ^= 1
 	legacy := Builder{Codec: CodecGzip}.Legacy(1, sample(2, 105, 5, 100)...)
 	legacy[len(legacy)-1] ^= 1
 	for name, entry := range map[string][]byte{
-		"v2": bad, "v1": legacy, "cut": bad[:len(bad)-3], "nothing": nil, "two": append(Builder{}.Build(sample(2, 105, 1, 1)...), bad...),
+		"v2": bad, "v2 payload": plain, "v1": legacy, "cut": bad[:len(bad)-3], "nothing": nil, "two": append(Builder{}.Build(sample(2, 105, 1, 1)...), bad...),
 		"overlap": Builder{}.Build(sample(2, 104, 1, 1)...), "overlap v0": Builder{}.Legacy(0, sample(2, 104, 1, 1)...),
 		"wrong count": recrc(withByte(Builder{TailGap: 5}.Build(sample(2, 105, 5, 100)...), posCount+3, 6)),
 		"bytes after": recrc(withByte(Builder{TailGap: 5}.Build(sample(2, 105, 5, 100)...), posCount+3, 4)),

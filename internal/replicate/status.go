@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // Times of what workers tell each other.
@@ -364,6 +365,9 @@ func finish(st dr.PartitionStatus, ends [2]int64, paused bool) dr.PartitionStatu
 	}
 	if st.SourceEndOffset >= 0 {
 		st.MessageLag = max(0, st.SourceEndOffset-max(st.ReplicatedOffset, st.SourceLogStartOffset, 0))
+		if seeded.Bug("lag-from-log-start") {
+			st.MessageLag = st.SourceEndOffset - max(st.SourceLogStartOffset, 0)
+		}
 	}
 	if paused && st.State == dr.PartitionRunning {
 		st.State = dr.PartitionPaused

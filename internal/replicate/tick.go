@@ -256,9 +256,6 @@ func (p *pipeline) status(worker string) dr.PartitionStatus {
 	}
 	if st.SourceEndOffset >= 0 {
 		st.MessageLag = max(0, st.SourceEndOffset-max(st.ReplicatedOffset, 0))
-		if seeded.Bug("lag-from-log-start") {
-			st.MessageLag = st.SourceEndOffset - max(st.SourceLogStartOffset, 0)
-		}
 	}
 	return st
 }

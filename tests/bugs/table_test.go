@@ -1,0 +1,156 @@
+//go:build seededbugs
+
+package bugs
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// harness is a test of the repository that notices mistakes.
+type harness struct {
+	name string // in the table
+	pkg  string
+	run  string // -test.run
+	args []string
+	env  []string
+	race bool
+	unit string // of what it counts
+	seed string // pattern of the number that it took to fail, or of each failure
+	of   int    // how many it runs, if failures are counted; 0 if not
+}
+
+func (h harness) key() string {
+	return h.pkg + " " + h.run + " " + strconv.Quote(join(h.args)+join(h.env))
+}
+
+// unit is a plain test.
+func unit(pkg, run string) harness {
+	return harness{name: "unit", pkg: pkg, run: "^" + run + "$"}
+}
+
+// script is a script of one pipeline.
+func script(name string) harness {
+	return harness{name: "pipeline script", pkg: "internal/replicate", run: "^TestPipeline_Scripts$/^" + name + "$"}
+}
+
+// histories is the model of one partition, with histories drawn at random.
+func histories(run string) harness {
+	return harness{
+		name: "random histories", pkg: "internal/replicate", run: "^" + run + "$", args: []string{"-rapid.seed=1", "-rapid.nofailfile", "-rapid.shrinktime=1s"},
+		unit: "histories", seed: `failed after (\d+) tests`,
+	}
+}
+
+func plain() harness      { return histories("TestModel_NothingIsLostOrDoubled") }
+func forwarding() harness { return histories("TestModel_NothingIsLostOrDoubledWhenForwarding") }
+
+// property is a property of a pure package.
+func property(pkg, run string) harness {
+	return harness{name: "property", pkg: pkg, run: "^" + run + "$", args: []string{"-rapid.seed=1", "-rapid.nofailfile", "-rapid.shrinktime=1s"}, unit: "draws", seed: `failed after (\d+) tests`}
+}
+
+// fake is a test of whole workers on fake Kafka.
+func fake(run string) harness {
+	return harness{name: "fake Kafka", pkg: "internal/replicate", run: "^" + run + "$"}
+}
+
+// seeds are scenarios of the broker model from seeds, in fake time.
+func seeds(first, count int) harness {
+	return harness{
+		name: fmt.Sprintf("model, seeds %d to %d", first, first+count-1), pkg: "tests/sim", run: "^TestModel_Seeds$/^own$", env: []string{"ANABRANCH_SIM_SEED=" + strconv.Itoa(first), "ANABRANCH_SIM_SEEDS=" + strconv.Itoa(count)},
+		unit: "seeds", seed: `--- FAIL: TestModel_Seeds/own/(\d+)`, of: count,
+	}
+}
+
+// scenario is a scenario of the broker model.
+func scenario(name string) harness {
+	return harness{name: "model, scenario " + name, pkg: "tests/sim", run: "^TestModel_Scenarios$/^" + name + "$"}
+}
+
+// catch is how a mistake is found.
+type catch struct {
+	bug       string
+	by        harness
+	says      string // pattern of what the test prints
+	validator string // in the table
+}
+
+const (
+	differs    = `-expected \+got` // of a script
+	violations = `\d+ violations map\[`
+	model      = `the target holds|the map says|halted: |stands still`
+	falseHalt  = `false halt of `
+	noHalt     = `not seen: expect halt|there is no halt|want the range|RUNNING`
+	notThere   = `: not within `
+)
+
+func catches() []catch {
+	return []catch{
+		{"fence-skipped", seeds(1, 60), violations, "records in the history: doubled"},
+		{"fence-not-awaited", scenario("late-fence"), violations, "records in the history: doubled"},
+		{"state-fence-not-awaited", scenario("late-fence"), violations + "|" + falseHalt, "no halt that nothing explains"},
+		{"rotation-not-waited", scenario("expired-id"), violations, "records in the history: doubled"},
+		{"witness-ignored", unit("internal/replicate", "TestSlot_TheBrokersMemoryCountsWhereTheTailIsGone"), "position 110, want 115", "position"},
+		{"memory-trusted", unit("internal/replicate", "TestSlot_RemembersNothingOnceAnotherWorkerHadIt"), "an epoch of a rival between: true, want false", "memory of a pipeline"},
+		{"refusal-forgotten", plain(), model, "target's log against position"},
+		{"ended-epoch-sends", unit("internal/replicate", "TestSlot_APipelineOfAnEndedEpochNeverSends"), `ready \d+, flying|panic`, "nothing is sent in an ended epoch"},
+		{"segment-forgotten", unit("internal/replicate", "TestModel_SegmentsSurviveAFailedWrite"), "is in no write that succeeded", "segments of the map"},
+
+		{"position-from-counts", unit("internal/replicate", "TestResolvePosition"), "sequence|-want|position", "position"},
+		{"holes-taken", unit("internal/replicate", "TestResolvePosition"), "a_hole_in_the_sequences_halts", "position"},
+		{"sequence-not-wrapped", unit("internal/replicate", "TestResolvePosition_SequencesWrapAt31Bits"), "sequence|position", "position"},
+		{"newer-intent-ignored", plain(), model, "target's log against position"},
+		{"rewind-skips", script("rewind"), differs, "picture of the pipeline"},
+
+		{"intent-not-awaited", plain(), model, "target's log against position"},
+		{"checkpoint-ahead", plain(), model, "target's log against position"},
+		{"quiescent-while-flying", plain(), model, "target's log against position"},
+		{"activation-skipped", plain(), model, "target's log against position"},
+		{"ledger-lost", scenario("zombie"), notThere, "everything arrives in time"},
+		{"deleted-target-recreated", unit("internal/mirror", "TestDeletedOnTheTargetIsNeverCreatedAgain"), "TARGET_DELETED|created again|target_deleted", "state of the topic"},
+
+		{"refused-new-sequence", plain(), model, "target's log against position"},
+		{"refused-behind", plain(), model, "target's log against position"},
+		{"many-before-first-ack", plain(), model, "target's log against position"},
+		{"two-producers-at-once", forwarding(), model, "target's log against position"},
+		{"no-answer-not-written", seeds(1, 300), violations, "records in the history: doubled"},
+		{"no-answer-written", plain(), model, "target's log against position"},
+		{"lost-connection-not-sent", seeds(1, 300), violations, "records in the history: doubled"},
+		{"base-offset-ignored", script("truncated"), differs, "picture of the pipeline"},
+		{"old-refusal-believed", script("old_records"), differs, "picture of the pipeline"},
+		{"old-together", script("old_behind_new"), differs, "picture of the pipeline"},
+		{"old-at-once", seeds(1, 300), violations, "records in the history: doubled"},
+		{"lease-not-asked", unit("internal/replicate", "TestFake_NothingIsWrittenWithoutTheLease"), "the log ends at 3, want 2", "end of the target's log"},
+		{"lease-endless", unit("internal/replicate", "TestLease_LastsHalfASession"), "the lease holds: true, want false", "lease"},
+		{"two-writers", fake("TestFake_OneGoroutineWritesAtATime"), "DATA RACE|want offset|answer|panic", "race detector, or offsets of the answers"},
+		{"memory-not-held", fake("TestFake_BatchesKeepTheirBytesWhileTheyWait"), "differs|partition|read large|halt", "records byte for byte"},
+
+		{"aborts-copied", plain(), model, "target's log against position"},
+		{"uncommitted-copied", seeds(1, 60), violations, "records in the history: leaked"},
+		{"markers-copied", plain(), "halted: ", "no halt that nothing explains"},
+		{"provenance-ignored", seeds(1, 60), violations, "records in the history: doubled"},
+		{"provenance-by-range", seeds(1, 60), falseHalt, "no halt that nothing explains"},
+		{"provenance-not-proved", scenario("foreign"), noHalt, "the halt that is expected"},
+		{"skip-unverified", script("corrupt"), differs, "picture of the pipeline"},
+		{"new-partition-at-its-end", scenario("restless"), violations + "|" + notThere, "records in the history: lost"},
+
+		{"crc-recomputed", unit("internal/kbatch", "TestPatchKeepsDamageDetectable"), "the checksum came out right", "checksum"},
+		{"opened-unverified", unit("internal/kbatch", "TestAssembleStopsAtDamage"), "v2 payload: no error", "checksum"},
+		{"compressed-restamped", property("internal/kbatch", "TestAssembleKeepsRecords"), "records differ", "records byte for byte"},
+		{"headers-dropped", property("internal/kbatch", "TestAssembleKeepsRecords"), "records differ", "records byte for byte"},
+		{"null-becomes-empty", unit("internal/kbatch", "TestJavaEntriesAreAssembled"), "records differ", "records of Java's library"},
+		{"gap-closed", plain(), model, "target's log against position"},
+
+		{"extent-off-by-one", plain(), "the map says", "offset map against the target's log"},
+		{"extents-merged", property("internal/offsets", "TestMap_AgreesWithOneEntryPerRecord"), "failed after", "offset map against one entry a record"},
+
+		{"recreation-ignored", scenario("new-source"), noHalt, "the halt that is expected"},
+		{"out-of-range-skipped", scenario("overtaken"), noHalt, "the halt that is expected"},
+		{"truncation-ignored", scenario("cut-source"), noHalt, "the halt that is expected"},
+		{"target-leader-trusted", scenario("cut-target"), noHalt, "the halt that is expected"},
+
+		{"lag-from-log-start", fake("TestFake_WhatAWorkerSaysIsTrue"), "a lag of 0: not within", "lag against what is missing"},
+		{"pause-not-followed", fake("TestFake_WhatAWorkerSaysIsTrue"), "records arrived at a paused replicator", "nothing arrives while paused"},
+	}
+}
