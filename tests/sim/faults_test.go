@@ -72,9 +72,7 @@ func (r *run) do(f Fault) {
 func (r *run) stop(w *worker) {
 	w.stop()
 	<-w.done
-	if w.err != nil {
-		r.failf("stop: %v", w.err)
-	}
+	r.ended(w)
 }
 
 func (r *run) crash(f Fault) {
@@ -265,6 +263,14 @@ func (r *run) retain(f Fault, t Topic) {
 		}
 		r.loses(allowance{cluster: f.Side, topic: f.Topic, partition: p, part: beginning})
 		offsets.AddOffset(r.topic(f.Topic), p, at, -1)
+	}
+	if m := r.clusters[f.Side].model; m != nil && (f.Topic == stateTopic || t.Kind == ktest.Compacted) {
+		for _, o := range offsets.Sorted() { // Clients may not delete from compacted topics.
+			if err := m.Retain(o.Topic, o.Partition, o.At); err != nil {
+				r.failf("%s: %v", f.text(r.s), err)
+			}
+		}
+		return
 	}
 	if len(offsets) == 0 {
 		return

@@ -33,6 +33,7 @@ import (
 //	expect identical
 //	expect halt|passed a->b TOPIC [partition=0] code=CODE [range=FROM..TO]
 //	expect missing a->b TOPIC partition=0 range=FROM..TO
+//	expect refused a->b
 //
 // The kinds of faults and their options are in the table kinds. In a range, *
 // is any offset.
@@ -523,6 +524,16 @@ func (p *parser) expect(words []string) {
 	e := Expectation{Kind: ExpectKind(words[0]), Partition: -1, Range: anyRange()}
 	if e.Kind == Identical {
 		if p.words(words, "identical") && p.once("expect identical") {
+			p.s.Expect = append(p.s.Expect, e)
+		}
+		return
+	}
+	if e.Kind == Refused {
+		if p.words(words, "refused", "FROM->TO") {
+			if e.Replicator = p.replicator(words[1]); e.Replicator < 0 {
+				p.failf("replicator %q is not declared", words[1])
+				return
+			}
 			p.s.Expect = append(p.s.Expect, e)
 		}
 		return

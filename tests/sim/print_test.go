@@ -10,7 +10,9 @@ import (
 // String writes a scenario as a script, which parse reads back.
 func (s Scenario) String() string {
 	var b strings.Builder
-	line := func(words ...string) { fmt.Fprintln(&b, strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), " ")) }
+	line := func(words ...string) {
+		fmt.Fprintln(&b, strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), " "))
+	}
 	line("scenario", s.Name)
 	if s.Seed != 0 {
 		line("seed", fmt.Sprint(s.Seed))
@@ -97,7 +99,11 @@ func (e Expectation) text(s Scenario) string {
 	if e.Kind == Identical {
 		return string(e.Kind)
 	}
-	words := []string{string(e.Kind), s.Replicators[e.Replicator].pair(), e.Topic}
+	words := []string{string(e.Kind), s.Replicators[e.Replicator].pair()}
+	if e.Kind == Refused {
+		return strings.Join(words, " ")
+	}
+	words = append(words, e.Topic)
 	if p := given("partition", e.Partition, -1); p != "" {
 		words = append(words, p)
 	}

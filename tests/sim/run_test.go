@@ -28,8 +28,8 @@ type cluster struct {
 	ktest.Broker
 	name    string
 	dial    fault.DialFunc
-	move    func()         // moves the leaders of all partitions; nil: it can't be done
-	brokers brokers        // nil: they can't be hurt
+	move    func()          // moves the leaders of all partitions; nil: it can't be done
+	brokers brokers         // nil: they can't be hurt
 	model   *kmodel.Cluster // nil: it is not one
 }
 
@@ -69,6 +69,7 @@ type run struct {
 		on      map[string][]string // clusters that a topic reaches
 		gone    []allowance         // what faults took away
 		ends    map[place]int64     // where logs were cut
+		refused map[int]bool        // replicators of which a worker ended with an error
 		failed  []string
 		loads   int
 	}
@@ -84,6 +85,7 @@ func newRun(s Scenario, clusters map[string]*cluster, l limits, log *slog.Logger
 	r := &run{s: s, clusters: clusters, limits: l, log: log, inj: fault.NewInjector(s.Seed, fault.Plan{})}
 	r.mu.rng = rand.New(rand.NewPCG(s.Seed, 4)) //nolint:gosec // repeatable, not secret
 	r.mu.workers, r.mu.topics, r.mu.on, r.mu.ends = map[[2]int]*worker{}, map[string]Topic{}, map[string][]string{}, map[place]int64{}
+	r.mu.refused = map[int]bool{}
 	return r
 }
 
@@ -156,9 +158,7 @@ func (r *run) end() {
 		t := time.NewTimer(r.limits.stop)
 		select {
 		case <-w.done:
-			if w.err != nil {
-				r.failf("stop: %v", w.err)
-			}
+			r.ended(w)
 		case <-t.C:
 			r.failf("worker %s did not stop within %v", w.id, r.limits.stop)
 		}
@@ -167,6 +167,22 @@ func (r *run) end() {
 	for _, w := range all {
 		w.each("", (*ktest.Path).Close)
 	}
+	for _, e := range r.s.Expect {
+		if e.Kind == Refused && !r.mu.refused[e.Replicator] {
+			r.failf("not seen: expect %s", e.text(r.s))
+		}
+	}
+}
+
+// ended notes with which error a worker ended.
+func (r *run) ended(w *worker) {
+	expected := slices.ContainsFunc(r.s.Expect, func(e Expectation) bool { return e.Kind == Refused && e.Replicator == w.of })
+	if w.err != nil && !expected {
+		r.failf("stop: %v", w.err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.refused[w.of] = r.mu.refused[w.of] || w.err != nil
 }
 
 // await polls until why returns nothing.
@@ -304,6 +320,7 @@ func (r *run) another(i, n int) *worker {
 		r.failf("make worker: %v", err)
 		return nil
 	}
+	w.of = i
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.mu.all = append(r.mu.all, w)
@@ -328,7 +345,9 @@ func (r *run) take(i, n int) *worker {
 
 // notRunning says which workers do not run. One that was cut off and came back
 // may have its place again: then the successor under the same id stands by.
-func (r *run) notRunning() string { return r.notIn(func(int) dr.ReplicatorState { return dr.ReplicatorRunning }) }
+func (r *run) notRunning() string {
+	return r.notIn(func(int) dr.ReplicatorState { return dr.ReplicatorRunning })
+}
 
 // notIn says which workers do not run in the state that their replicator should
 // have.

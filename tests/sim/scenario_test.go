@@ -118,6 +118,8 @@ const (
 	Halt ExpectKind = "halt"
 	// Passed: the partition was halted on the way, and is not any more.
 	Passed ExpectKind = "passed"
+	// Refused: a worker of the replicator ended with an error.
+	Refused ExpectKind = "refused"
 	// Missing: the target lacks the source offsets of the range, all of them, and
 	// nothing else.
 	Missing ExpectKind = "missing"

@@ -80,6 +80,35 @@ func TestScript_EveryKindIsUsed(t *testing.T) {
 	}
 }
 
+const scriptEnv = "ANABRANCH_SIM_SCRIPT" // a file to play, such as what a failing seed printed
+
+func TestScript_Play(t *testing.T) {
+	file := os.Getenv(scriptEnv)
+	if file == "" {
+		t.Skipf("skipped, because %s names no file", scriptEnv)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := parse(file, string(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range s.Harnesses {
+		t.Run(string(h), func(t *testing.T) {
+			switch h {
+			case Fake:
+				inBubble(t, s, fakes, "the same command")
+			case Model:
+				inBubble(t, s, models, "the same command")
+			case Real:
+				onReal(t, s, reals(t, s))
+			}
+		})
+	}
+}
+
 const head = "scenario s\nharness model\nclusters a b\ntopic plain partitions=2 kind=plain on=a\nreplicate a->b workers=1\nload rate=10 for=1s\n"
 
 func TestScript_AllProblemsAtOnce(t *testing.T) {

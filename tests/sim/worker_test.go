@@ -17,6 +17,7 @@ import (
 type worker struct {
 	*kworker.Worker
 	id    string
+	of    int                    // the replicator
 	paths map[string]*ktest.Path // by cluster
 	stop  context.CancelFunc
 	done  chan struct{}
