@@ -145,6 +145,15 @@ func TestTakeOversAreMeasured(t *testing.T) {
 	if done, _ := c.takeOvers(); len(done) != 2 || done[1].Slots != 4 || done[1].Alone {
 		t.Fatalf("%+v", done)
 	}
+	c.lost("ab-0", frozen)
+	c.kept("ab-1")
+	if _, open := c.takeOvers(); open != 1 || c.mu.kept != 0 {
+		t.Errorf("%d open, %d kept", open, c.mu.kept)
+	}
+	c.kept("ab-0")
+	if _, open := c.takeOvers(); open != 0 || c.mu.kept != 1 {
+		t.Errorf("%d open, %d kept", open, c.mu.kept)
+	}
 }
 
 func TestPausesAreFoundAndThoseOfOperatorsLeftOut(t *testing.T) {

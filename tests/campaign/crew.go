@@ -72,6 +72,7 @@ type crew struct {
 		done     []TakeOver
 		problems []string
 		begun    int // faults
+		kept     int // frozen workers that kept slots: nobody could take them over
 		active   int
 		expected []string       // words of halts that are due
 		kills    map[string]int // by replicator
@@ -216,6 +217,20 @@ func (c *crew) acquired(id string, slot int32) {
 		}
 		t.Took, t.Alone = time.Since(t.began), t.Alone && c.mu.begun == t.begun
 		c.mu.done = append(c.mu.done, *t)
+		return true
+	})
+}
+
+// kept ends the measurement for a frozen worker that goes on: what nobody took
+// over by now it has kept.
+func (c *crew) kept(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.open = slices.DeleteFunc(c.mu.open, func(t *TakeOver) bool {
+		if t.not != id {
+			return false
+		}
+		c.mu.kept++
 		return true
 	})
 }

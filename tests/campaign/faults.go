@@ -46,7 +46,9 @@ const (
 	shortestWait = 2 * time.Second // between the beginnings of two faults
 	longestWait  = 5 * time.Second
 	mostAtOnce   = 4
-	session      = 6 * time.Second // of the workers' group, the default
+	soloEvery    = 9                // faults, one of which happens alone
+	soloPatience = 15 * time.Second // until all is well before that
+	session      = 6 * time.Second  // of the workers' group, the default
 )
 
 // attack makes faults happen, one after the other and side by side.
@@ -76,10 +78,15 @@ func (a *attack) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	var deck []kind
-	for {
+	for n := 1; ; n++ {
 		sleep(ctx, a.between(shortestWait, longestWait))
 		if ctx.Err() != nil {
 			return
+		}
+		if n%soloEvery == 0 {
+			wg.Wait()
+			a.solo(ctx)
+			continue
 		}
 		for range 40 { // tries to find one that can be done now
 			if len(deck) == 0 {
@@ -94,6 +101,28 @@ func (a *attack) run(ctx context.Context) {
 			wg.Go(func() { a.happen(k.name, j) })
 			break
 		}
+	}
+}
+
+// solo loses a worker while nothing else is wrong, so that the time of its
+// take-over can be compared with what is promised.
+func (a *attack) solo(ctx context.Context) {
+	k := soloKinds()[a.rng.IntN(len(soloKinds()))]
+	j, _ := k.choose(a) // It needs nothing but the workers.
+	limit := time.Now().Add(soloPatience)
+	for a.r.crew.notRunning() != "" {
+		sleep(ctx, 200*time.Millisecond)
+		if ctx.Err() != nil || time.Now().After(limit) {
+			return
+		}
+	}
+	if !a.take(k, j.keys) {
+		return
+	}
+	a.happen(k.name, j)
+	limit = time.Now().Add(soloPatience)
+	for _, open := a.r.crew.takeOvers(); open > 0 && ctx.Err() == nil && time.Now().Before(limit); _, open = a.r.crew.takeOvers() {
+		sleep(ctx, 200*time.Millisecond)
 	}
 }
 
@@ -184,17 +213,8 @@ func partner(id string) string {
 // workerKinds are done to the processes of workers.
 func workerKinds() []kind {
 	return []kind{
-		{name: "kill -9", cards: 3, choose: func(a *attack) (job, bool) {
-			id, down, how := a.worker(), time.Duration(0), restarted
-			if a.rng.IntN(2) == 0 {
-				down, how = a.between(session+2*time.Second, 2*session), succeeded
-			}
-			return job{fmt.Sprintf("%s, for %v", id, round1(down)), []string{id}, func(ctx context.Context) error {
-				a.r.crew.kill(how, id)
-				sleep(ctx, down)
-				return a.r.crew.start(id)
-			}}, true
-		}},
+		killOne(0),
+		killOne(2 * session),
 		{name: "kill -9 right after the start", cards: 1, choose: func(a *attack) (job, bool) {
 			id, later := a.worker(), a.between(0, 1500*time.Millisecond)
 			return job{fmt.Sprintf("%s, again after %v", id, round1(later)), []string{id}, func(ctx context.Context) error {
@@ -232,21 +252,47 @@ func workerKinds() []kind {
 				return errors.Join(a.r.crew.start(id), a.r.crew.start(other))
 			}}, true
 		}},
-		{name: "SIGSTOP for longer than the session, then SIGCONT", cards: 3, choose: func(a *attack) (job, bool) {
-			id, d := a.worker(), a.between(session+2*time.Second, session+9*time.Second)
-			return job{fmt.Sprintf("%s, for %v", id, round1(d)), []string{id, partner(id)}, func(ctx context.Context) error {
-				p := a.r.crew.proc(id)
-				if err := p.freeze(); err != nil {
-					return err
-				}
-				a.r.crew.lost(id, frozen)
-				sleep(ctx, d)
-				err := p.thaw()
-				sleep(ctx, 2*time.Second) // for what it still sends
-				return err
-			}}, true
-		}},
+		freezeOne(),
 	}
+}
+
+// soloKinds are those whose take-overs are measured alone.
+func soloKinds() []kind { return []kind{killOne(0), killOne(2 * session), freezeOne()} }
+
+// killOne kills a worker. For a down time of 0 it is started again at once, and
+// gets its own slots back; else another one takes them over.
+func killOne(down time.Duration) kind {
+	name, how := "kill -9, started again at once", restarted
+	if down > 0 {
+		name, how = "kill -9, taken over by the other", succeeded
+	}
+	return kind{name: name, cards: 2, choose: func(a *attack) (job, bool) {
+		id := a.worker()
+		return job{id, []string{id}, func(ctx context.Context) error {
+			a.r.crew.kill(how, id)
+			sleep(ctx, down)
+			return a.r.crew.start(id)
+		}}, true
+	}}
+}
+
+// freezeOne makes a zombie: a worker that goes on when another has its slots.
+func freezeOne() kind {
+	return kind{name: "SIGSTOP for longer than the session, then SIGCONT", cards: 3, choose: func(a *attack) (job, bool) {
+		id, d := a.worker(), a.between(session+4*time.Second, session+9*time.Second)
+		return job{fmt.Sprintf("%s, for %v", id, round1(d)), []string{id, partner(id)}, func(ctx context.Context) error {
+			p := a.r.crew.proc(id)
+			if err := p.freeze(); err != nil {
+				return err
+			}
+			a.r.crew.lost(id, frozen)
+			sleep(ctx, d)
+			err := p.thaw()
+			sleep(ctx, 2*time.Second) // for what it still sends
+			a.r.crew.kept(id)
+			return err
+		}}, true
+	}}
 }
 
 // killAgain kills a worker twice.

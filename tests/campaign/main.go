@@ -82,7 +82,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		if room < shortestLoad && n > 0 {
 			break
 		}
-		p.Load = max(shortestLoad, min(p.Load, room))
+		p.Load = max(shortestLoad, min(p.Load, room)).Round(time.Second)
 		say := func(format string, args ...any) {
 			now := time.Since(rep.Began)
 			fmt.Fprintf(stdout, "%s of %v, ETA %s, round %d: %s\n", clock(now), o.duration, clock(max(0, time.Until(over))), n+1, fmt.Sprintf(format, args...))

@@ -38,6 +38,7 @@ type Round struct {
 	Kills      map[string]int        `json:"kills"`  // of workers, by replicator
 	Phases     map[kworker.Phase]int `json:"phases"` // what they were doing
 	TakeOvers  []TakeOver            `json:"take_overs"`
+	Kept       int                   `json:"kept"`                  // times that a frozen worker kept slots, since the other could not take them over
 	Unfinished int                   `json:"take_overs_unfinished"` // when the load was over
 	Pauses     []Pause               `json:"pauses"`                // the longest of each replicator
 	Found      map[string]int        `json:"found"`                 // violations, by the titles of ktest.Columns
@@ -142,7 +143,7 @@ func (r *Report) text() []byte {
 // totals renders the sums.
 func (r *Report) totals(b *bytes.Buffer) {
 	var load time.Duration
-	var written, aborted, open, doubted, compared, kills, unfinished, faults, halts, expected int
+	var written, aborted, open, doubted, compared, kills, kept, unfinished, faults, halts, expected int
 	found := map[string]int{}
 	phase := map[kworker.Phase]int{}
 	var data int64
@@ -156,6 +157,7 @@ func (r *Report) totals(b *bytes.Buffer) {
 		compared += round.Compared
 		kills += round.kills()
 		unfinished += round.Unfinished
+		kept += round.Kept
 		faults += len(round.Faults)
 		halts += len(round.Halts)
 		expected += len(round.Expected)
@@ -187,6 +189,7 @@ func (r *Report) totals(b *bytes.Buffer) {
 	}
 	fmt.Fprintf(w, "halts that are due\t%d\n", expected)
 	fmt.Fprintf(w, "other halts, panics, unreadable answers\t%d\n", halts)
+	fmt.Fprintf(w, "frozen workers that kept slots\t%d\n", kept)
 	fmt.Fprintf(w, "take-overs not complete when the load was over\t%d\n", unfinished)
 	if doubted > 0 {
 		fmt.Fprintf(w, "records whose markers a source's broker left out\t%d\n", doubted)

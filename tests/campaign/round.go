@@ -309,6 +309,7 @@ func (r *round) account(out *Round, a *attack, watchers []*watcher) {
 	r.crew.mu.Lock()
 	out.Kills = maps.Clone(r.crew.mu.kills)
 	out.Phases = maps.Clone(r.crew.mu.phases)
+	out.Kept = r.crew.mu.kept
 	r.crew.mu.Unlock()
 	out.TakeOvers, out.Unfinished = r.crew.takeOvers()
 	for _, w := range watchers {
