@@ -137,9 +137,9 @@ func (t *Trial) Look(ctx context.Context, topic string) (History, map[View]*Log,
 		if err != nil {
 			return h, nil, err
 		}
-		committed, n := logs[View{side, ReadCommitted}], 0
-		h, n = doubt(h, side, committed, unmarked(text))
-		h = h.Settle(side, committed, logs[View{side, ReadUncommitted}])
+		committed := logs[View{side, ReadCommitted}]
+		left, n := doubt(h, side, committed, unmarked(text))
+		h = left.Settle(side, committed, logs[View{side, ReadUncommitted}])
 		t.mu.Lock()
 		if t.mu.doubted == nil {
 			t.mu.doubted = map[string]int{}

@@ -98,7 +98,7 @@ func (a *attack) run(ctx context.Context) {
 			if !ok || !a.take(k, j.keys) {
 				continue
 			}
-			wg.Go(func() { a.happen(k.name, j) })
+			wg.Go(func() { a.happen(ctx, k.name, j) })
 			break
 		}
 	}
@@ -119,7 +119,7 @@ func (a *attack) solo(ctx context.Context) {
 	if !a.take(k, j.keys) {
 		return
 	}
-	a.happen(k.name, j)
+	a.happen(ctx, k.name, j)
 	limit = time.Now().Add(soloPatience)
 	for _, open := a.r.crew.takeOvers(); open > 0 && ctx.Err() == nil && time.Now().Before(limit); _, open = a.r.crew.takeOvers() {
 		sleep(ctx, 200*time.Millisecond)
@@ -141,11 +141,11 @@ func (a *attack) shuffled() []kind {
 }
 
 // happen makes one fault happen, to its end.
-func (a *attack) happen(name string, j job) {
+func (a *attack) happen(ctx context.Context, name string, j job) {
 	began := time.Now()
 	a.r.crew.faultBegins()
 	// A fault that has begun is ended also when the load is over.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.r.ctx), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 	defer cancel()
 	err := j.run(ctx)
 	a.r.crew.faultEnds()

@@ -115,7 +115,7 @@ func play(ctx context.Context, p plan, dir string, say func(string, ...any)) Rou
 	r.trial = &ktest.Trial{Sides: r.sides, Recorder: &r.recorder, Compacted: map[string]bool{"keyed": true}}
 	if err := r.open(); err != nil {
 		r.fail("start: %v", err)
-	} else if err := r.through(&out); err != nil {
+	} else if err := r.through(ctx, &out); err != nil {
 		r.fail("%v", err)
 	}
 	r.close()
@@ -124,7 +124,7 @@ func play(ctx context.Context, p plan, dir string, say func(string, ...any)) Rou
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out.Failures = append(r.mu.failed, out.Halts...)
+	out.Failures = slices.Concat(r.mu.failed, out.Halts)
 	out.Interrupted = ctx.Err() != nil
 	out.Took = time.Since(out.Began)
 	return out
@@ -193,8 +193,8 @@ func (r *round) await(what string, limit time.Duration, why func() string) error
 }
 
 // through writes, attacks and compares.
-func (r *round) through(out *Round) error {
-	loadCtx, stop := context.WithCancel(r.ctx)
+func (r *round) through(ctx context.Context, out *Round) error {
+	loadCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	r.loadCtx, r.began = loadCtx, time.Now()
 	for _, t := range topics() {
@@ -204,11 +204,11 @@ func (r *round) through(out *Round) error {
 			}
 		}
 	}
-	watchers, stopWatching := r.watch()
-	attackCtx, cancel := context.WithTimeout(r.ctx, r.plan.Load)
+	watchers, stopWatching := r.watch(ctx)
+	attackCtx, cancel := context.WithTimeout(ctx, r.plan.Load)
 	defer cancel()
 	a := newAttack(r)
-	stopProgress := r.progress(a)
+	stopProgress := r.progress(ctx, a)
 	a.run(attackCtx)
 	stopProgress()
 	sleep(r.ctx, 3*time.Second)
@@ -256,8 +256,8 @@ func (r *round) healed() string {
 }
 
 // watch follows what arrives on both sides until the returned function is called.
-func (r *round) watch() (watchers []*watcher, stop func()) {
-	ctx, cancel := context.WithCancel(r.ctx)
+func (r *round) watch(ctx context.Context) (watchers []*watcher, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	for _, replicator := range replicators {
 		w := &watcher{replicator: replicator, began: r.began, last: map[int32]time.Time{}}
@@ -273,8 +273,8 @@ func (r *round) watch() (watchers []*watcher, stop func()) {
 
 // progress says now and then how far the load is, until the returned function is
 // called.
-func (r *round) progress(a *attack) (stop func()) {
-	ctx, cancel := context.WithCancel(r.ctx)
+func (r *round) progress(ctx context.Context, a *attack) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		tick := time.NewTicker(20 * time.Second)

@@ -55,7 +55,7 @@ func startProcess(starter *ktest.Starter, path string, sp spec, acquired func(sl
 	}
 	p := &process{Journal: kworker.NewJournal(file, acquired), exited: make(chan struct{})}
 	p.mu.pending = map[int]chan error{}
-	p.cmd = exec.Command(binary)
+	p.cmd = exec.Command(binary) //nolint:noctx // faults and the end of the round end it, not a context
 	p.cmd.Env = append(os.Environ(), specEnv+"="+string(text), "GOMEMLIMIT=400MiB")
 	p.cmd.Stderr = p.Journal
 	in, err1 := p.cmd.StdinPipe()
