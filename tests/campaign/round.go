@@ -221,10 +221,11 @@ func (r *round) through(ctx context.Context, out *Round) error {
 		return context.Cause(r.ctx)
 	}
 	r.say("the load is over: %d records, %d faults, %d kills; now everything is compared", out.Acknowledged, len(out.Faults), out.kills())
+	over := time.Now().Add(settleLimit)
 	if err := r.await("every replicator runs again", settleLimit, r.healed); err != nil {
 		r.fail("%v", err)
 	}
-	r.compare(out)
+	r.compare(out, over)
 	if r.plan.Trap && r.ctx.Err() == nil && len(r.failures()) == 0 {
 		if err := r.retention(out); err != nil {
 			r.fail("records deleted before they were copied: %v", err)
@@ -320,10 +321,10 @@ func (r *round) account(out *Round, a *attack, watchers []*watcher) {
 }
 
 // compare holds what readers see of every topic to what was written, once all has
-// arrived and nothing moves.
-func (r *round) compare(out *Round) {
+// arrived and nothing moves. What is not there by the time over is lost.
+func (r *round) compare(out *Round, over time.Time) {
 	for _, name := range r.names() {
-		h, logs, err := r.trial.Settled(r.ctx, name, settleLimit, nil)
+		h, logs, err := r.trial.Settled(r.ctx, name, max(3*time.Second, time.Until(over)), nil)
 		if err != nil {
 			r.fail("compare %s: %v", name, err)
 		}
