@@ -55,13 +55,19 @@ func only(f Fault) Fault {
 	return f
 }
 
-// generate makes a scenario of all harnesses from a seed. Its load is short:
-// most of what a seed costs on the fake is the time that it runs.
-func generate(seed uint64) Scenario {
+// long makes a scenario of both harnesses in fake time from a seed, as short
+// does, with a load of up to 20 s.
+func long(seed uint64) Scenario { return generate(seed, 8, 13, 100, 12*second) }
+
+// short is what fits into a test run: what a seed costs on the fake is the time
+// that it runs, and its records.
+func short(seed uint64) Scenario { return generate(seed, 3, 5, 40, 8*second) }
+
+func generate(seed uint64, least, more, rate int, outage time.Duration) Scenario {
 	r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable, not secret
 	s := Scenario{
 		Name: "seed", Seed: seed, Harnesses: []Harness{Fake, Model}, Clusters: clusters("a", "b"),
-		Load: Load{Rate: 20 + r.IntN(80), For: time.Duration(8+r.IntN(13)) * second},
+		Load: Load{Rate: rate/5 + r.IntN(rate-rate/5), For: time.Duration(least+r.IntN(more)) * second},
 	}
 	all := []string{"a", "b"}
 	switch r.IntN(5) {
@@ -98,7 +104,7 @@ func generate(seed uint64) Scenario {
 	made := map[FaultKind]bool{}
 	for range 1 + r.IntN(6) {
 		f := newFault(kinds[r.IntN(len(kinds))])
-		f.At, f.For, f.Replicator = time.Duration(r.Int64N(int64(s.Load.For))), time.Duration(r.Int64N(int64(12*second))), r.IntN(len(s.Replicators))
+		f.At, f.For, f.Replicator = time.Duration(r.Int64N(int64(s.Load.For))), time.Duration(r.Int64N(int64(outage))), r.IntN(len(s.Replicators))
 		rep := s.Replicators[f.Replicator]
 		f.Worker, f.Side = r.IntN(rep.Workers), []string{rep.From, rep.To}[r.IntN(2)]
 		if on := []string{writable[r.IntN(len(writable))]}; f.Kind == Create {
@@ -118,7 +124,7 @@ func generate(seed uint64) Scenario {
 }
 
 // generateModel makes a scenario of the broker model from a seed. It is smaller
-// than generate's, so that thousands fit into a test run.
+// than those, so that thousands fit into a test run.
 func generateModel(seed uint64) Scenario {
 	r := rand.New(rand.NewPCG(seed, 3)) //nolint:gosec // repeatable, not secret
 	s := Scenario{

@@ -53,9 +53,10 @@ func TestModel_Scenarios(t *testing.T) {
 	}
 }
 
-// The scenarios of TestFake_Seeds, and smaller ones that only the model can play.
+// The long scenarios of TestFake_Seeds, and smaller ones that only the model can
+// play.
 func TestModel_Seeds(t *testing.T) {
 	t.Parallel()
-	t.Run("shared", func(t *testing.T) { seeds(t, generate, models, sharedSeeds) })
+	t.Run("long", func(t *testing.T) { seeds(t, long, models, longSeeds) })
 	t.Run("own", func(t *testing.T) { seeds(t, generateModel, models, modelSeeds) })
 }

@@ -57,7 +57,8 @@ func TestScript_PrintsItself(t *testing.T) {
 		}
 	}
 	for seed := range uint64(2000) {
-		again(t, generate(seed))
+		again(t, long(seed))
+		again(t, short(seed))
 		again(t, generateModel(seed))
 	}
 }
@@ -161,7 +162,7 @@ func FuzzScript(f *testing.F) {
 			f.Add(s.String())
 		}
 	}
-	f.Add(generate(1).String())
+	f.Add(long(1).String())
 	f.Add(generateModel(3).String())
 	f.Add(head + "expect missing a->b plain partition=0 range=1..*\nchaos read-reset=1e-3 # so\n")
 	f.Fuzz(func(t *testing.T, text string) {

@@ -184,9 +184,9 @@ const (
 
 // How many seeds a plain go test runs.
 const (
-	fakeSeeds   = 6
-	sharedSeeds = 6
-	modelSeeds  = 200
+	shortSeeds = 100
+	longSeeds  = 4
+	modelSeeds = 600
 )
 
 // seeds plays the scenarios of some seeds: those that the environment names, or
@@ -208,5 +208,6 @@ func seeds(t *testing.T, generate func(uint64) Scenario, start func(*testing.T, 
 
 func TestFake_Seeds(t *testing.T) {
 	t.Parallel()
-	t.Run("shared", func(t *testing.T) { seeds(t, generate, fakes, fakeSeeds) })
+	t.Run("short", func(t *testing.T) { seeds(t, short, fakes, shortSeeds) })
+	t.Run("long", func(t *testing.T) { seeds(t, long, fakes, longSeeds) })
 }

@@ -62,9 +62,10 @@ type kind struct {
 
 func kinds() []kind {
 	return []kind{
-		{"kfake", "TestFake_Seeds/shared", 1, 4},
-		{"shared", "TestModel_Seeds/shared", 0, 4},
-		{"own", "TestModel_Seeds/own", 9, 25},
+		{"kfake", "TestFake_Seeds/short", 1, 10},
+		{"kfake-long", "TestFake_Seeds/long", 0, 4},
+		{"model-long", "TestModel_Seeds/long", 0, 4},
+		{"model", "TestModel_Seeds/own", 9, 25},
 	}
 }
 
