@@ -58,7 +58,7 @@ func describe(o ktest.Options) string {
 // Times of a round.
 const (
 	readyLimit  = 90 * time.Second // until all replicators run
-	settleLimit = 90 * time.Second // until all has arrived, once all faults are over
+	settleLimit = 2 * time.Minute // until all has arrived, once all faults are over
 )
 
 // round is one round of a campaign.
