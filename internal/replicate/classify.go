@@ -40,7 +40,12 @@ func (p *pipeline) classify(c *pchunk, entry []byte, magic int8) entryClass {
 	case h.IsControl() && !seeded.Bug("markers-copied"), h.Count == 0:
 	case h.IsTransactional() && aborted && !seeded.Bug("aborts-copied"):
 	default:
-		if v, prod, err = p.provenance(p.id, h, p.proofAt == h.BaseOffset); v == verdictForeign {
+		v, prod, err = p.provenance(p.id, h, p.evidence(h.BaseOffset))
+		if v == verdictForeign && p.lookedAt != h.BaseOffset { // the log has the last word
+			p.blocked, p.blockedAt, p.suspect = h.ProducerID, h.BaseOffset, e.last
+			return entryClass{class: classStop}
+		}
+		if v == verdictForeign {
 			return p.stop(dr.HaltForeign, fmt.Sprintf("source offsets %d to %d carry the registered producer id %d epoch %d, but no replicator wrote them there (%v): "+
 				"the log may have been cloned or restored from another cluster", h.BaseOffset, e.last, h.ProducerID, h.ProducerEpoch, err))
 		}
@@ -78,6 +83,18 @@ func (p *pipeline) classify(c *pchunk, entry []byte, magic int8) entryClass {
 	return e
 }
 
+// evidence is what was looked into for the batch at a source offset.
+func (p *pipeline) evidence(offset int64) evidence {
+	switch {
+	case p.lookedAt == offset && p.lookedGone:
+		return evidenceGone
+	case p.proofAt == offset:
+		return evidenceRead
+	default:
+		return evidenceOpen
+	}
+}
+
 // classifyOld looks at a message of magic 0 or 1: it has no producer, so it is
 // native, and it is always rebuilt.
 func (p *pipeline) classifyOld(entry []byte) entryClass {
@@ -89,7 +106,7 @@ func (p *pipeline) classifyOld(entry []byte) entryClass {
 	if last < p.next {
 		return e
 	}
-	_, prod, _ := p.provenance(p.id, kbatch.Header{BaseOffset: base, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, false)
+	_, prod, _ := p.provenance(p.id, kbatch.Header{BaseOffset: base, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, evidenceOpen)
 	if base < p.checkBelow {
 		return p.stop(dr.HaltExisting, fmt.Sprintf("target topic %s held records without provenance before the first run", p.target))
 	}

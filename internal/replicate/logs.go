@@ -237,13 +237,13 @@ func (e *Engine) describeProducers(ctx context.Context, ask []fenceTarget, ours 
 // batchAt returns the range of a target partition and the header of the batch
 // that holds an offset, or of the next one where no batch holds it any more.
 // The header means nothing when the offset is outside of the range.
-func (e *Engine) batchAt(ctx context.Context, t fenceTarget, offset int64) (start, end int64, out kbatch.Header, err error) {
+func batchAt(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget, offset int64) (start, end int64, out kbatch.Header, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if start, end, err = logRange(ctx, e.tailClient, t.topic, t.id.partition); err != nil || offset < start || offset >= end {
+	if start, end, err = logRange(ctx, cl, t.topic, t.id.partition); err != nil || offset < start || offset >= end {
 		return start, end, out, err
 	}
-	_, err = walkLog(ctx, e.tailClient, e.target, t, offset, func(h kbatch.Header, _ []byte) bool {
+	_, err = walkLog(ctx, cl, topo, t, offset, func(h kbatch.Header, _ []byte) bool {
 		out = h
 		return false
 	})

@@ -105,7 +105,7 @@ func (m *model) begin(ck *checkpoint, clean *pipeline) {
 	m.fetchAt = p.next
 }
 
-func (m *model) provenance(_ tp, h kbatch.Header, _ bool) (verdict, *producer, error) {
+func (m *model) provenance(_ tp, h kbatch.Header, _ evidence) (verdict, *producer, error) {
 	switch h.ProducerID {
 	case modelCopied:
 		return verdictSkip, nil, nil

@@ -27,7 +27,7 @@ func (s *slot) park(p *pipeline, now time.Time, tgt *clusterMeta) {
 		}
 	case p.waitsSince.IsZero():
 		p.waitsSince = now
-	case now.Sub(p.waitsSince) >= parkAfter && len(p.queue)+len(p.ready) > p.sentAndRefused():
+	case now.Sub(p.waitsSince) >= parkAfter:
 		s.e.fetch.park(p.id, p.gen, 0, 0) // nothing comes behind what is in the mailbox now
 		s.handle()
 		p.rewind()

@@ -47,12 +47,18 @@ const (
 	verdictForeign                // registered, and yet not ours
 )
 
+// evidence is what was looked into before a batch is judged.
+type evidence int
+
+const (
+	evidenceOpen evidence = iota // its writer's state as it was known
+	evidenceRead                 // everything that the writer's state held has been read since the batch was: what is not explained then is foreign
+	evidenceGone                 // and the log does not hold the batch any more, see slot.look: its writer's successor could not learn of it
+)
+
 // provenance classifies a batch by its header. It returns which of the slot's
 // producers copies it.
-//
-// final says that everything that the writer's state held has been read since
-// the batch was: what is not explained then is foreign.
-type provenance func(id tp, h kbatch.Header, final bool) (verdict, *producer, error)
+type provenance func(id tp, h kbatch.Header, have evidence) (verdict, *producer, error)
 
 // producer is one producer of a slot: native records are written by the first,
 // forwarded ones by one for each path.
@@ -163,6 +169,9 @@ type pipeline struct {
 	wantQuiet   bool
 	blocked     int64    // producer id whose provenance must be looked up, -1: none
 	blockedAt   int64    // source offset of the batch that is blocked
+	suspect     int64    // last offset of that batch if its writer's state does not explain it, -1: not that far
+	lookedAt    int64    // source offset of the batch that the log was asked for, see slot.look
+	lookedGone  bool     // the log does not hold it any more
 	proofAt     int64    // source offset of the batch for which its writer's state was read to its end
 	recheck     *fetched // a fetch behind what is queued found its offset missing
 	newLane     bool     // a producer writes here for the first time: the checkpoint must name it before it does
@@ -190,7 +199,7 @@ type ringEntry struct {
 }
 
 func newPipeline(o pipelineOptions) *pipeline {
-	p := &pipeline{pipelineOptions: o, lanes: map[*producer]*lane{}, last: -1, targetEnd: -1, targetEpoch: -1, epochAsked: -1, highWater: -1, logStart: -1, blocked: -1, proofAt: -1}
+	p := &pipeline{pipelineOptions: o, lanes: map[*producer]*lane{}, last: -1, targetEnd: -1, targetEpoch: -1, epochAsked: -1, highWater: -1, logStart: -1, blocked: -1, suspect: -1, lookedAt: -1, proofAt: -1}
 	p.extents.Limit = mapLimit
 	return p
 }

@@ -140,6 +140,9 @@ func (s *script) run(line string) string {
 	case "unblock":
 		s.verdict[s.p.blocked] = verdictCopy
 		s.p.blocked = -1
+	case "look": // the source's log was asked: gone or there
+		s.p.lookedAt, s.p.lookedGone = s.p.blockedAt, f[1] == "gone"
+		s.p.blocked, s.p.suspect = -1, -1
 	case "map":
 		for _, e := range s.p.extents.Extents(0) {
 			s.printf("source %d..%d at target %d..%d", e.Source, e.Source+e.Length-1, e.Target, e.Target+e.Length-1)
@@ -156,7 +159,11 @@ func (s *script) state() {
 	p := s.p
 	s.printf("  %s", p.picture())
 	if p.blocked >= 0 {
-		s.printf("  blocked by producer id %d", p.blocked)
+		if p.suspect >= 0 {
+			s.printf("  blocked by producer id %d: is offset %d still in the log?", p.blocked, p.blockedAt)
+		} else {
+			s.printf("  blocked by producer id %d", p.blocked)
+		}
 	}
 	if p.halt != nil {
 		s.printf("  halt %s: %s", p.halt.Code, p.halt.Reason)
@@ -195,11 +202,14 @@ func (s *script) new(args map[string]string) {
 	s.p = newPipeline(pipelineOptions{
 		id: tp{[16]byte{1}, 0}, topic: "t", target: "t", targetID: [16]byte{2}, maxBytes: int(s.number(args, "max", 1048588)),
 		codec: kbatch.CodecSource, expiry: 24 * time.Hour, assembler: &kbatch.Assembler{}, now: func() time.Time { return s.now },
-		provenance: func(_ tp, h kbatch.Header, _ bool) (verdict, *producer, error) {
+		provenance: func(_ tp, h kbatch.Header, have evidence) (verdict, *producer, error) {
 			if h.ProducerID == forwarded {
 				return verdictCopy, s.forward, nil
 			}
 			if v, ok := s.verdict[h.ProducerID]; ok && v != verdictCopy {
+				if v == verdictForeign && have == evidenceGone {
+					v = verdictSkip
+				}
 				return v, nil, nil
 			}
 			return verdictCopy, primary, nil

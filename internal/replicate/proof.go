@@ -1,9 +1,13 @@
 package replicate
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/anabranch/anabranch/internal/kbatch"
 	"github.com/anabranch/anabranch/internal/kstate"
@@ -188,4 +192,34 @@ func (c *claims) segment(k claimKey, src tp, n int64) ([]offsets.Extent, error) 
 		c.mu.segs[name] = seg
 	}
 	return seg, err
+}
+
+// look asks the source's log for a batch that carries a registered producer id
+// and that its writer's state does not explain. If the writer died before it
+// told, its successor learned from the log what was written there; what the
+// cleaner, retention or DeleteRecords removed before that, it could not learn.
+// So a batch that was fetched in time and is gone now proves nothing, and one
+// that is still there was not written by a replicator.
+func (s *slot) look(p *pipeline) {
+	at, last, gen := p.blockedAt, p.suspect, p.gen
+	t := fenceTarget{id: p.id, topic: p.topic, topicID: p.id.topicID}
+	p.asking = true
+	s.e.background(func(ctx context.Context) {
+		start, end, h, err := batchAt(ctx, s.e.sourceTail, s.e.source, t, at)
+		gone := at < start || h.BaseOffset > last || h.Count == 0
+		if err != nil || at >= end { // a log that is shorter is another matter, which the fetches will bring up
+			s.e.note(fmt.Sprintf("look for offset %d of source topic %s partition %d", at, t.topic, t.id.partition), cmp.Or(err, errors.New("the log ends before it")))
+			sleep(ctx, time.Second) //nolint:errcheck // asked again, or over
+		}
+		s.box.put(event{call: func() {
+			if s.pipes[t.id] != p || p.gen != gen {
+				return
+			}
+			p.blocked, p.suspect, p.asking = -1, -1, false
+			if err == nil && at < end {
+				p.lookedAt, p.lookedGone = at, gone
+			}
+			s.touched[p] = struct{}{}
+		}})
+	})
 }

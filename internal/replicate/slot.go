@@ -386,6 +386,10 @@ func (s *slot) send(p *pipeline) {
 
 // askProvenance has the registry read for a producer id that is not known.
 func (s *slot) askProvenance(p *pipeline) {
+	if p.suspect >= 0 {
+		s.look(p)
+		return
+	}
 	id, at, gen := p.blocked, p.blockedAt, p.gen
 	p.asking = true
 	done := func(proof int64) {

@@ -145,7 +145,7 @@ func (e *Engine) holdsForeign(ctx context.Context, t fenceTarget, end int64) (bo
 
 // provenance decides what happens to a batch of the source by the producer id
 // in its header.
-func (s *slot) provenance(id tp, h kbatch.Header, final bool) (verdict, *producer, error) {
+func (s *slot) provenance(id tp, h kbatch.Header, have evidence) (verdict, *producer, error) {
 	reg, known := s.e.sourceIDs.lookup(h.ProducerID)
 	switch {
 	case !known:
@@ -153,8 +153,8 @@ func (s *slot) provenance(id tp, h kbatch.Header, final bool) (verdict, *produce
 	case reg == nil, seeded.Bug("provenance-ignored"):
 		return verdictCopy, s.primary, nil
 	}
-	if err := s.e.claims.explain(reg, id, h); err != nil && !seeded.Bug("provenance-not-proved") {
-		if final {
+	if err := s.e.claims.explain(reg, id, h); err != nil && have != evidenceGone && !seeded.Bug("provenance-not-proved") {
+		if have == evidenceRead {
 			return verdictForeign, nil, err
 		}
 		return verdictUnknown, nil, nil

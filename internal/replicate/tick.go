@@ -113,7 +113,7 @@ func (s *slot) watchTarget(p *pipeline, tgt *clusterMeta) {
 	_, end := p.extents.End()
 	t := fenceTarget{id: p.id, topic: p.target, topicID: p.targetID}
 	s.e.background(func(ctx context.Context) {
-		start, logEnd, h, err := s.e.batchAt(ctx, t, end-1)
+		start, logEnd, h, err := batchAt(ctx, s.e.tailClient, s.e.target, t, end-1)
 		s.box.put(event{call: func() {
 			switch {
 			case s.pipes[p.id] != p || p.gen != gen:
