@@ -58,7 +58,7 @@ func describe(o ktest.Options) string {
 // Times of a round.
 const (
 	readyLimit  = 90 * time.Second // until all replicators run
-	settleLimit = 2 * time.Minute // until all has arrived, once all faults are over
+	settleLimit = 2 * time.Minute  // until all has arrived, once all faults are over
 )
 
 // round is one round of a campaign.
@@ -211,14 +211,14 @@ func (r *round) through(ctx context.Context, out *Round) error {
 	stopProgress := r.progress(ctx, a)
 	a.run(attackCtx)
 	stopProgress()
-	sleep(r.ctx, 3*time.Second)
+	sleep(ctx, 3*time.Second)
 	stop()
 	stopWatching()
 	r.loads.Wait()
 	out.Load = time.Since(r.began)
 	r.account(out, a, watchers)
-	if r.ctx.Err() != nil {
-		return context.Cause(r.ctx)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	r.say("the load is over: %d records, %d faults, %d kills; now everything is compared", out.Acknowledged, len(out.Faults), out.kills())
 	over := time.Now().Add(settleLimit)
@@ -226,7 +226,7 @@ func (r *round) through(ctx context.Context, out *Round) error {
 		r.fail("%v", err)
 	}
 	r.compare(out, over)
-	if r.plan.Trap && r.ctx.Err() == nil && len(r.failures()) == 0 {
+	if r.plan.Trap && ctx.Err() == nil && len(r.failures()) == 0 {
 		if err := r.retention(out); err != nil {
 			r.fail("records deleted before they were copied: %v", err)
 		}
