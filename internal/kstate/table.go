@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/anabranch/anabranch/internal/kclient"
+	"github.com/anabranch/anabranch/internal/seeded"
 )
 
 // ErrStopped is returned by the waiting methods when Run has returned.
@@ -338,7 +339,7 @@ func (t *Table) WaitMarker(ctx context.Context, part int32, producerID int64, ep
 		}
 		m, ok := t.mu.parts[part].markers[producerID]
 		at = m.offset
-		return ok && m.epoch >= epoch
+		return ok && (m.epoch >= epoch || seeded.Bug("older-marker-taken"))
 	})
 	if err != nil {
 		return 0, fmt.Errorf("wait for the fence of %s partition %d: %w", Topic, part, err)

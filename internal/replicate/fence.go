@@ -213,9 +213,6 @@ func (s *slot) fenceSome(ctx context.Context, todo []tp, recs map[tp]*slotRecord
 		missing[id] = halted(err)
 	}
 	ask = slices.DeleteFunc(ask, func(t fenceTarget) bool { return refused[t.id] != nil })
-	if seeded.Bug("state-fence-not-awaited") {
-		return s.waitMarkers(ctx, ask, fenced, missing)
-	}
 	if _, err := s.e.targetState.WaitMarker(ctx, s.n, s.primary.id, s.primary.epoch); err != nil {
 		return err
 	}

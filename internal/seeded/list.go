@@ -15,7 +15,7 @@ func List() []Mistake {
 		// Taking over.
 		{"fence-skipped", "no partition is fenced, checkpoints are believed", "restart from the last committed offset: what was sent behind it is sent again"},
 		{"fence-not-awaited", "the tail is read to where the log ends now, not to our own marker", "EndTxn is taken for the fence; a late request of the dead owner lands behind what was read"},
-		{"state-fence-not-awaited", "the state is read before its own fence", "state of a dying owner arrives after its successor has read"},
+		{"older-marker-taken", "a marker of an older epoch in the state topic is taken for the own fence", "state of a dying owner arrives after its successor has read"},
 		{"rotation-not-waited", "after a new producer id nobody waits for the old owner's session to end", "a transactional id expired: its markers fence nobody"},
 		{"witness-ignored", "a tail that may be short is believed alone", "the cleaner or retention took the last batches of a compacted or short-lived target"},
 		{"memory-trusted", "memory of before counts although another worker had the slot", "a worker that was paused goes on where it stood"},

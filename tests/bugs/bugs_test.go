@@ -24,8 +24,6 @@ import (
 
 const root = "../.."
 
-func join(list []string) string { return strings.Join(list, " ") }
-
 // program is the test binary of a package, built once.
 type program struct {
 	once sync.Once
@@ -89,8 +87,7 @@ func (l *lab) run(ctx context.Context, h harness, bug string) (result, error) {
 	args := append([]string{"-test.run=" + h.run, "-test.v", "-test.failfast", "-test.timeout=6m"}, h.args...)
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = filepath.Join(root, h.pkg)
-	cmd.Env = append(os.Environ(), h.env...)
-	cmd.Env = append(cmd.Env, seeded.Env+"="+bug)
+	cmd.Env = append(os.Environ(), seeded.Env+"="+bug)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	began := time.Now()
@@ -209,16 +206,12 @@ func (h harness) count(output string) string {
 	if h.seed == "" {
 		return ""
 	}
-	m := regexp.MustCompile(h.seed).FindAllStringSubmatch(output, -1)
-	switch {
-	case len(m) == 0:
+	m := regexp.MustCompile(h.seed).FindStringSubmatch(output)
+	if m == nil {
 		return ""
-	case h.of > 0:
-		return fmt.Sprintf("%d of %d", len(m), h.of)
-	default:
-		n, _ := strconv.Atoi(m[0][1])
-		return strconv.Itoa(n + 1)
 	}
+	n, _ := strconv.Atoi(m[1])
+	return strconv.Itoa(n + 1)
 }
 
 // TestEveryMistakeIsMadeOnce: the list, the branches in the engine and the table
