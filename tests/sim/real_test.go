@@ -61,7 +61,7 @@ func TestReal_Scenarios(t *testing.T) {
 func onReal(t *testing.T, s Scenario, on map[string]*cluster) {
 	t.Helper()
 	var n notes
-	for _, f := range play(s, on, limits{ready: 30 * time.Second, settle: 60 * time.Second, stop: 20 * time.Second}, logger(&n)) {
+	for _, f := range play(s, on, limits{ready: 60 * time.Second, settle: 90 * time.Second, stop: 20 * time.Second}, logger(&n)) {
 		t.Error(f)
 	}
 	if t.Failed() {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -313,7 +314,7 @@ func (r *run) another(i, n int) *worker {
 	name := r.s.Name + "-" + rep.name()
 	log := slog.New(&haltWatch{Handler: r.log.Handler(), seen: func(h halt) { r.halted(i, h) }})
 	w, err := startWorker(workerOptions{
-		name: name, id: fmt.Sprintf("%s-%d", name, n), topics: r.topic(".*"), forwardAll: rep.ForwardAll,
+		name: name, id: fmt.Sprintf("%s-%d", name, n), topics: regexp.QuoteMeta(r.topic("")) + ".*", forwardAll: rep.ForwardAll,
 		source: r.clusters[rep.From], target: r.clusters[rep.To], inj: r.inj, log: log,
 	})
 	if err != nil {

@@ -133,7 +133,7 @@ func build(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find directory: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-o", binary, "./tests/sim")
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", binary, "./tests/sim")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the tests: %w\n%s", err, out)
 	}
