@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -15,7 +16,7 @@ func (s Scenario) String() string {
 	}
 	line("scenario", s.Name)
 	if s.Seed != 0 {
-		line("seed", fmt.Sprint(s.Seed))
+		line("seed", strconv.FormatUint(s.Seed, 10))
 	}
 	harness, clusters := []string{"harness"}, []string{"clusters"}
 	for _, h := range s.Harnesses {
@@ -28,7 +29,7 @@ func (s Scenario) String() string {
 	line(clusters...)
 	for _, c := range s.Clusters {
 		if c.Brokers != 0 {
-			line("brokers", c.Name, fmt.Sprint(c.Brokers))
+			line("brokers", c.Name, strconv.Itoa(c.Brokers))
 		}
 		if c.Version != "" {
 			line("version", c.Name, c.Version)

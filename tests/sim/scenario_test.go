@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"slices"
 	"time"
 
 	"github.com/anabranch/anabranch/internal/dr"
@@ -131,11 +130,6 @@ type Range struct{ From, To int64 }
 
 // anyRange is a range that says nothing.
 func anyRange() Range { return Range{-1, -1} }
-
-// expects says whether anything but identity is expected.
-func (s Scenario) expects(kind ExpectKind) bool {
-	return slices.ContainsFunc(s.Expect, func(e Expectation) bool { return e.Kind == kind })
-}
 
 // cluster returns a cluster by name, the zero value if there is none.
 func (s Scenario) cluster(name string) Cluster {

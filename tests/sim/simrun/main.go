@@ -3,7 +3,7 @@
 // package sim once and runs it in as many processes as there are cores.
 //
 // It remembers in a file which seeds were clean at which commit, goes on where
-// it was interrupted, and forgets what it knew when the tree has changed. Of a
+// it was interrupted, and begins anew when the code has changed. Of a
 // seed that fails it prints the log, which has the scenario as a script, and the
 // one command that replays it. It ends with 1 if any seed failed.
 package main
@@ -91,14 +91,20 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	m, err := remember(o.dir, treeOf(ctx, binary))
+	tree, err := treeOf(binary)
+	if err != nil {
+		return err
+	}
+	m, err := remember(o.dir, tree)
 	if err != nil {
 		return err
 	}
 	defer m.close()
+	at := commit(ctx)
+	fmt.Fprintln(m.file, "#", at)
 	jobs, total := plan(o, m)
 	p := &progress{out: o.out, left: total, all: total, start: time.Now()}
-	p.say(fmt.Sprintf("%d seeds to play, %d are known to be clean at %s", total, m.known(o), m.tree))
+	p.say(fmt.Sprintf("%d seeds to play, %d are known to be clean at %s (%s)", total, m.known(o), at, m.tree))
 	todo := make(chan job)
 	var wait sync.WaitGroup
 	for range o.workers {
@@ -140,25 +146,23 @@ func build(ctx context.Context, dir string) (string, error) {
 	return binary, nil
 }
 
-// treeOf names what is tested: the commit, and a digest of the binary where the
-// tree has changed since.
-func treeOf(ctx context.Context, binary string) string {
-	git := func(args ...string) string {
-		out, err := exec.CommandContext(ctx, "git", args...).Output()
-		if err != nil {
-			return ""
-		}
-		return strings.TrimSpace(string(out))
-	}
-	commit := git("rev-parse", "--short", "HEAD")
-	if commit != "" && git("status", "--porcelain", "--untracked-files=no", "--", "*.go", "go.mod") == "" {
-		return commit
-	}
+// treeOf names what is tested: a digest of the binary, so that a commit that does
+// not change it keeps what is known, and one that does begins anew.
+func treeOf(binary string) (string, error) {
 	b, err := os.ReadFile(binary)
 	if err != nil {
-		return commit
+		return "", fmt.Errorf("read the test binary: %w", err)
 	}
-	return fmt.Sprintf("%s+%x", commit, sha256.Sum256(b))[:len(commit)+9]
+	return fmt.Sprintf("%x", sha256.Sum256(b))[:12], nil
+}
+
+// commit is what the memory says for people.
+func commit(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "no commit"
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // plan makes the jobs of seeds that are not known to be clean.
@@ -248,17 +252,17 @@ func playRow(ctx context.Context, binary string, k kind, seeds []int, m *memory)
 // part is what the output says of one seed, at most its last 200 lines.
 func part(out string, seed int) string {
 	var lines []string
-	in, any := false, false
+	in, found := false, false
 	for line := range strings.Lines(out) {
 		if v := verdict.FindStringSubmatch(line); v != nil {
 			in = v[1] == strconv.Itoa(seed)
-			any = any || in
+			found = found || in
 		}
 		if in {
 			lines = append(lines, line)
 		}
 	}
-	if !any { // It died.
+	if !found { // It died.
 		lines = strings.SplitAfter(out, "\n")
 	}
 	return strings.Join(lines[max(0, len(lines)-200):], "")
@@ -272,7 +276,8 @@ type memory struct {
 	file  *os.File
 }
 
-// remember opens the memory of a tree. Lines are "KIND SEED".
+// remember opens the memory of a tree. Lines are
+// "KIND SEED", and "# COMMIT" at the beginning of each run.
 func remember(dir, tree string) (*memory, error) {
 	m := &memory{tree: tree, clean: map[string]map[int]bool{}}
 	for _, k := range kinds() {
