@@ -3,6 +3,7 @@ package replicate
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/anabranch/anabranch/internal/fault"
 	"github.com/anabranch/anabranch/internal/kbatch"
 	"github.com/anabranch/anabranch/internal/kclient"
 )
@@ -35,7 +37,8 @@ func TestFake_OneGoroutineWritesAtATime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := kclient.Options{BootstrapServers: c.ListenAddrs()}
+	slow := fault.NewInjector(1, fault.Plan{MaxDelay: 2 * time.Millisecond}) // so that answers come while a request is being written
+	o := kclient.Options{BootstrapServers: c.ListenAddrs(), Dialer: slow.Dial(new(net.Dialer).DialContext)}
 	connect := func(ctx context.Context, node int32) (*kclient.Conn, error) {
 		return kclient.Connect(ctx, o, m.brokers[node])
 	}

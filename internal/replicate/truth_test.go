@@ -3,6 +3,7 @@ package replicate_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"testing"
 	"time"
 
@@ -10,7 +11,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/fault"
 	"github.com/anabranch/anabranch/internal/ktest"
+	"github.com/anabranch/anabranch/internal/replicate"
 )
 
 // TestFake_WhatAWorkerSaysIsTrue: its lag is the number of records that are
@@ -81,10 +84,19 @@ func TestFake_BatchesKeepTheirBytesWhileTheyWait(t *testing.T) {
 		list = append(list, &kgo.Record{Topic: "large", Partition: int32(i % partitions), Value: v})
 	}
 	produceTo(t, src, list)
-	w := startWorker(t, "held", "w1", src, tgt, only("large"))
+	path := ktest.NewPath(new(net.Dialer).DialContext)
+	t.Cleanup(path.Close)
+	slow := fault.NewInjector(1, fault.Plan{MaxDelay: 5 * time.Millisecond})
+	w := startWorker(t, "held", "w1", src, tgt, func(o *replicate.Options) {
+		only("large")(o)
+		o.Target.Cluster.Dialer = slow.Dial(path.Dial)
+	})
 	w.awaitState(t, dr.ReplicatorRunning, 20*time.Second)
 	await(t, "a lag of 0", 60*time.Second, func() bool {
 		st := w.Status()
+		if st.State == dr.ReplicatorDegraded {
+			t.Fatalf("halted: %+v", w.topicOf("large"))
+		}
 		return len(st.Topics) == 1 && len(st.Topics[0].Partitions) == partitions && st.MessageLag == 0 && total(read(t, tgt, "large", kgo.ReadUncommitted())) >= len(list)
 	})
 	compare(t, read(t, src, "large", kgo.ReadUncommitted()), read(t, tgt, "large", kgo.ReadUncommitted()))
