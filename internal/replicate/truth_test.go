@@ -86,7 +86,7 @@ func TestFake_BatchesKeepTheirBytesWhileTheyWait(t *testing.T) {
 	produceTo(t, src, list)
 	path := ktest.NewPath(new(net.Dialer).DialContext)
 	t.Cleanup(path.Close)
-	slow := fault.NewInjector(1, fault.Plan{MaxDelay: 5 * time.Millisecond})
+	slow := fault.NewInjector(1, fault.Plan{MaxDelay: 15 * time.Millisecond})
 	w := startWorker(t, "held", "w1", src, tgt, func(o *replicate.Options) {
 		only("large")(o)
 		o.Target.Cluster.Dialer = slow.Dial(path.Dial)

@@ -13,7 +13,6 @@ type harness struct {
 	pkg  string
 	run  string // -test.run
 	args []string
-	race bool
 	unit string // of what it counts
 	seed string // pattern of the number that it took to fail
 }
@@ -140,7 +139,7 @@ func catches() []catch {
 		{"truncation-ignored", scenario("refilled-source"), violations + "|" + noHalt, "the halt that is expected"},
 		{"target-leader-trusted", scenario("refilled-target"), noHalt, "the halt that is expected"},
 
-		{"lag-from-log-start", fake("TestFake_WhatAWorkerSaysIsTrue"), "a lag of 0: not within", "lag against what is missing"},
+		{"lag-from-log-start", fake("TestFake_WhatAWorkerSaysIsTrue"), "a lag of [0-9]+: not within", "lag against what is missing"},
 		{"pause-not-followed", fake("TestFake_WhatAWorkerSaysIsTrue"), "records arrived at a paused replicator", "nothing arrives while paused"},
 	}
 }
