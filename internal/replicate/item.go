@@ -18,7 +18,7 @@ func (p *pipeline) pass(batch []byte, prod *producer, mem *memory, from, held in
 	}
 	p.push(&item{
 		bytes: batch, mem: mem.hold(), count: h.Count, pieces: []kbatch.Piece{{SourceOffset: h.BaseOffset, Count: h.Count}},
-		from: from, producer: prod, newest: h.MaxTimestamp, held: held,
+		from: from, before: p.last, producer: prod, newest: h.MaxTimestamp, held: held,
 	})
 	return true
 }
@@ -28,13 +28,14 @@ func (p *pipeline) pass(batch []byte, prod *producer, mem *memory, from, held in
 func (p *pipeline) assemble(inputs []kbatch.Input, prod *producer, from, held int64) (reached int64, ok bool) {
 	p.assembler.Codec, p.assembler.MaxBytes, p.assembler.TargetBytes = p.codec, p.maxBytes, min(mergeTarget, p.maxBytes)
 	outs, err := p.assembler.Assemble(inputs)
+	before := p.last
 	for i, o := range outs {
-		it := &item{bytes: o.Batch, count: o.Count, pieces: o.Pieces, from: from, producer: prod, newest: o.MaxTimestamp, owned: true}
+		it := &item{bytes: o.Batch, count: o.Count, pieces: o.Pieces, from: from, before: before, producer: prod, newest: o.MaxTimestamp, owned: true}
 		if i == len(outs)-1 {
 			it.held = held
 		}
 		p.push(it)
-		from = o.LastSource + 1
+		from, before = o.LastSource+1, epochAt(inputs, o.LastSource)
 	}
 	if err == nil {
 		return from, true
@@ -68,6 +69,23 @@ func (p *pipeline) push(it *item) {
 		p.unsaved = append(p.unsaved, it.rows...)
 		p.unsavedTo = p.intents
 	}
-	it.intent, it.before = p.intents, p.last
+	it.intent = p.intents
 	p.ready = append(p.ready, it)
+}
+
+// epochAt returns the leader epoch of the input that holds a source offset, -1
+// if it has none.
+func epochAt(inputs []kbatch.Input, offset int64) int32 {
+	epoch := int32(-1)
+	for _, in := range inputs {
+		base, _, err := kbatch.OffsetRange(in.Entry)
+		if err != nil || base > offset {
+			break
+		}
+		epoch = -1
+		if h, err := kbatch.ParseHeader(in.Entry); err == nil {
+			epoch = h.LeaderEpoch
+		}
+	}
+	return epoch
 }
