@@ -190,8 +190,8 @@ make bugs WRITE=1   # and writes this page
 ` + "```" + `
 
 By hand, one of them: ` + "`ANABRANCH_SEEDED_BUG=checkpoint-ahead go test -tags seededbugs ./internal/replicate`" + `. Of several tests that notice, the table
-names the cheapest. Every one of these tests passes without the mistake, which is checked in the same run. Scenarios in fake time do not decide how goroutines are scheduled, so a test may need several runs, five at most. *Needed* is what the run that
-wrote this page took, on two cores.
+names the cheapest. Every one of these tests passes without the mistake, which is checked in the same run. Scenarios in fake
+time do not decide how goroutines are scheduled, so a test may need several runs, five at most. *Needed* is what the run that wrote this page took, on two cores.
 
 `
 
