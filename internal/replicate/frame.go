@@ -46,7 +46,8 @@ func (f *produceFrame) encode(version int16, clientID string, correlation int32,
 		}
 		return dst
 	}
-	b := append(f.small[:0], 0, 0, 0, 0)
+	b := f.small[:0]
+	b = append(b, 0, 0, 0, 0) // the length, known at the end
 	b = kbin.AppendInt16(b, produceKey)
 	b = kbin.AppendInt16(b, version)
 	b = kbin.AppendInt32(b, correlation)

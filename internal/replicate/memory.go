@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -31,8 +32,8 @@ func (p *memoryPool) get(n int) []byte {
 	}
 	size := (n + poolStep - 1) / poolStep * poolStep
 	p.mu.Lock()
-	for i := len(p.mu.free) - 1; i >= 0; i-- {
-		if b := p.mu.free[i]; cap(b) >= n && cap(b) <= 2*size {
+	for i, b := range slices.Backward(p.mu.free) {
+		if cap(b) >= n && cap(b) <= 2*size {
 			p.mu.free = append(p.mu.free[:i], p.mu.free[i+1:]...)
 			p.mu.bytes -= cap(b)
 			p.mu.Unlock()

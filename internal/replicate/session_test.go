@@ -45,7 +45,12 @@ func epochs(t *testing.T, tgt ktest.Broker, replicator string) map[int32]int16 {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- table.Run(ctx) }()
-	defer func() { cancel(); <-ended }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
 	if err := table.Refresh(ctx); err != nil {
 		t.Fatal(err)
 	}
