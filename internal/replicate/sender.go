@@ -63,9 +63,10 @@ func laneOf(id tp, bytes int) int {
 	return int(uint32(id.partition)+uint32(id.topicID[15])) % lanes
 }
 
-// sender writes to one broker over one connection. It puts the first batch of every waiting partition into a request
-// and keeps a few requests under way. Batches of one partition leave in the
-// order in which they came, and answers come in that of the requests.
+// sender writes to one broker over one connection. It puts the first batch of
+// every waiting partition into a request and keeps a few requests under way.
+// Batches of one partition leave in the order in which they came, and answers
+// come in that of the requests.
 //
 // Two goroutines work for it. One connects, and writes when nothing is under
 // way; the other reads answers, has them acted upon, and writes what that
@@ -428,7 +429,7 @@ func refuse(list []shipment, err error) {
 	}
 }
 
-// senders makes one sender for each broker as they are needed.
+// senders makes the senders of each broker, one a lane, as they are needed.
 type senders struct {
 	connect    func(ctx context.Context, node int32) (*kclient.Conn, error)
 	allowed    func() bool
