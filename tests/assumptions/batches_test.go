@@ -2,7 +2,9 @@ package assumptions
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"slices"
 	"testing"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/kbatch"
 	"github.com/anabranch/anabranch/internal/ktest"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
@@ -153,6 +156,18 @@ func validation(t *testing.T, b *bench) {
 		topic, p := s.topic(1, "cleanup.policy", "compact"), s.newProducer()
 		batch := kbatch.Builder{LeaderEpoch: -1, Stamp: stamp(p, 0)}.Build(kbatch.Record{Timestamp: time.Now().UnixMilli(), Value: []byte("v")})
 		s.refuses("null key", topic, 0, batch, kerr.InvalidRecord)
+	})
+	t.Run("records-are-deleted-only-where-the-policy-has-delete", func(t *testing.T) {
+		s := b.scope(t)
+		for policy, want := range map[string]error{"compact": kerr.PolicyViolation, "compact,delete": nil, "delete": nil} {
+			topic := s.topic(1, "cleanup.policy", policy)
+			var below kadm.Offsets
+			below.AddOffset(topic, 0, 0, -1)
+			resp, err := s.adm.DeleteRecords(t.Context(), below)
+			if err = cmp.Or(err, resp.Error()); !errors.Is(err, want) {
+				t.Errorf("%s: got %v, want %v", policy, err, want)
+			}
+		}
 	})
 	t.Run("refused-larger-than-max-message-bytes", func(t *testing.T) {
 		s := b.scope(t)

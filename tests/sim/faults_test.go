@@ -264,8 +264,8 @@ func (r *run) retain(f Fault, t Topic) {
 		r.loses(allowance{cluster: f.Side, topic: f.Topic, partition: p, part: beginning})
 		offsets.AddOffset(r.topic(f.Topic), p, at, -1)
 	}
-	if m := r.clusters[f.Side].model; m != nil && (f.Topic == stateTopic || t.Kind == ktest.Compacted) {
-		for _, o := range offsets.Sorted() { // Clients may not delete from compacted topics.
+	if m := r.clusters[f.Side].model; m != nil && f.Topic == stateTopic {
+		for _, o := range offsets.Sorted() { // Clients may not delete from a topic that is only compacted.
 			if err := m.Retain(o.Topic, o.Partition, o.At); err != nil {
 				r.failf("%s: %v", f.text(r.s), err)
 			}

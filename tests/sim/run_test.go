@@ -243,7 +243,8 @@ func (r *run) make(cluster string, t Topic) {
 	r.admin(cluster, func(ctx context.Context, adm *kadm.Client) error {
 		var configs map[string]*string
 		if t.Kind == ktest.Compacted {
-			configs = map[string]*string{"cleanup.policy": new("compact")}
+			// Clients may delete records of a topic only where its policy has delete.
+			configs = map[string]*string{"cleanup.policy": new("compact,delete"), "retention.ms": new("-1")}
 		}
 		replicas := int16(max(1, r.s.cluster(cluster).Brokers))
 		for {
