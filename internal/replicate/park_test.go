@@ -45,7 +45,7 @@ func TestReal_WaitingPartitionsHoldNobodyUp(t *testing.T) {
 	}
 	await(t, "the waiting partitions to show their lag", 90*time.Second, func() bool { return lagging(w, stuck, 40) })
 	p.write(t, "free", records(10, 10))
-	w.caughtUp(t, "free", 30*time.Second)
+	w.caughtUp(t, "free", 60*time.Second) // take-overs of slots whose state is on the killed broker included
 	for part := range int32(stuck) {
 		list := make([]*kgo.Record, 100)
 		for i := range list {
@@ -53,11 +53,11 @@ func TestReal_WaitingPartitionsHoldNobodyUp(t *testing.T) {
 		}
 		produceTo(t, p.src, list)
 	}
-	await(t, "the lag of waiting partitions to grow", 20*time.Second, func() bool { return lagging(w, stuck, 140) })
+	await(t, "the lag of waiting partitions to grow", 60*time.Second, func() bool { return lagging(w, stuck, 140) })
 	if err := p.tgt.StartBroker(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
-	w.caughtUp(t, "stuck", 60*time.Second)
+	w.caughtUp(t, "stuck", 90*time.Second)
 	p.identical(t, "stuck", "stuck")
 	p.identical(t, "free", "free")
 }
