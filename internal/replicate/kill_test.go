@@ -81,35 +81,51 @@ const workersEach = 2
 
 // killRun is one run of the kill test.
 type killRun struct {
-	t          *testing.T
-	seed       uint64
-	rng        *rand.Rand // of the test's goroutine
-	sides      map[string]*ktest.Cluster
-	workers    map[string][]*process // by replicator, "ab" and "ba"
-	recorder   ktest.Recorder
-	trial      *ktest.Trial
-	logs       string // directory
-	left       int    // kills still to make
-	every      int    // kills between two restarts of a broker
-	restarting sync.WaitGroup
+	t        *testing.T
+	seed     uint64
+	sides    map[string]*ktest.Cluster
+	killers  []*killer
+	recorder ktest.Recorder
+	trial    *ktest.Trial
+	logs     string        // directory
+	every    int           // kills between two restarts of a broker
+	restart  chan struct{} // has one when a broker is to be restarted
 
-	kills    map[string]int        // by replicator
-	phases   map[kworker.Phase]int // what the killed workers were doing
-	pairs    int                   // times that all workers of a replicator were killed at once
-	restarts map[string]int        // by side
+	mu struct {
+		sync.Mutex
+		left, made int                   // kills
+		began      time.Time             // of the first kill
+		phases     map[kworker.Phase]int // what the killed workers were doing
+		pairs      int                   // times that all workers of a replicator were killed at once
+		restarts   map[string]int        // of brokers, by side
+	}
+}
+
+// killer kills the workers of one replicator. Only its own goroutine uses it,
+// until all kills are made.
+type killer struct {
+	*killRun
+	replicator string
+	rng        *rand.Rand
+	workers    []*process
+	kills      int
 }
 
 func newKillRun(t *testing.T) *killRun {
 	t.Helper()
 	r := &killRun{
-		t: t, seed: number(t, "ANABRANCH_TEST_SEED", rand.Uint64N(1_000_000)), left: int(number(t, "ANABRANCH_TEST_KILLS", 6)),
-		sides: map[string]*ktest.Cluster{}, workers: map[string][]*process{},
-		kills: map[string]int{}, phases: map[kworker.Phase]int{}, restarts: map[string]int{},
+		t: t, seed: number(t, "ANABRANCH_TEST_SEED", rand.Uint64N(1_000_000)), sides: map[string]*ktest.Cluster{}, restart: make(chan struct{}, 1),
 	}
+	r.mu.left = int(number(t, "ANABRANCH_TEST_KILLS", 6))
+	r.mu.phases, r.mu.restarts = map[kworker.Phase]int{}, map[string]int{}
 	r.trial = &ktest.Trial{Sides: r.sides, Recorder: &r.recorder, Compacted: map[string]bool{"keyed": true}}
-	r.rng = rand.New(rand.NewPCG(r.seed, 0))
-	r.every = max(1, min(5, r.left/2))
-	t.Logf("ANABRANCH_TEST_SEED=%d ANABRANCH_TEST_KILLS=%d", r.seed, r.left)
+	for i, replicator := range []string{"ab", "ba"} {
+		r.killers = append(r.killers, &killer{
+			killRun: r, replicator: replicator, rng: rand.New(rand.NewPCG(r.seed, uint64(i))), workers: make([]*process, workersEach),
+		})
+	}
+	r.every = max(1, min(8, r.mu.left/3))
+	t.Logf("ANABRANCH_TEST_SEED=%d ANABRANCH_TEST_KILLS=%d", r.seed, r.mu.left)
 	var err error
 	if r.logs, err = os.MkdirTemp("", "kills-"); err != nil { //nolint:usetesting // it stays when the test fails
 		t.Fatal(err)
@@ -144,148 +160,178 @@ func (r *killRun) keep(name string, text []byte) {
 	}
 }
 
-// ends returns source and target of a replicator.
-func (r *killRun) ends(replicator string) (src, tgt ktest.Broker) {
-	return r.sides[replicator[:1]], r.sides[replicator[1:]]
+// disturb makes all kills. Each replicator has a killer of its own, and brokers
+// are restarted meanwhile.
+func (r *killRun) disturb() {
+	r.mu.began = time.Now()
+	var killers, restarts sync.WaitGroup
+	restarts.Go(r.restartBrokers)
+	for _, k := range r.killers {
+		killers.Go(k.disturb)
+	}
+	killers.Wait()
+	close(r.restart)
+	restarts.Wait()
+}
+
+// restartBrokers kills the broker of one side and starts it again, for each value
+// that comes, while the kills go on.
+func (r *killRun) restartBrokers() {
+	rng := rand.New(rand.NewPCG(r.seed, 2))
+	for n := 0; ; n++ {
+		if _, ok := <-r.restart; !ok {
+			return
+		}
+		side := []string{"a", "b"}[n%2]
+		if err := r.sides[side].KillBroker(0); err != nil {
+			r.t.Errorf("kill the broker of %s: %v", side, err)
+		}
+		time.Sleep(time.Duration(rng.Int64N(int64(2 * time.Second))))
+		if err := r.sides[side].StartBroker(r.t.Context(), 0); err != nil {
+			r.t.Errorf("start the broker of %s: %v", side, err)
+			return
+		}
+		r.mu.Lock()
+		r.mu.restarts[side]++
+		r.mu.Unlock()
+	}
+}
+
+// take returns how many of n kills may still be made, and counts them.
+func (r *killRun) take(n int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n = min(n, r.mu.left)
+	r.mu.left -= n
+	for range n {
+		if r.mu.made++; r.mu.made%r.every == 0 {
+			select {
+			case r.restart <- struct{}{}:
+			default: // A broker is down still, and another restart waits.
+			}
+		}
+		if all := r.mu.made + r.mu.left; r.mu.made%25 == 0 && r.mu.left > 0 {
+			took := time.Since(r.mu.began)
+			r.t.Logf("%d of %d kills after %v; about %v to go", r.mu.made, all, took.Round(time.Second),
+				(took * time.Duration(r.mu.left) / time.Duration(r.mu.made)).Round(time.Second))
+		}
+	}
+	return n
+}
+
+func (r *killRun) over() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.left == 0
 }
 
 // upTo returns a random time.
-func (r *killRun) upTo(d time.Duration) time.Duration { return time.Duration(r.rng.Int64N(int64(d))) }
+func (k *killer) upTo(d time.Duration) time.Duration { return time.Duration(k.rng.Int64N(int64(d))) }
 
-// start starts worker i of a replicator, again or for the first time.
-func (r *killRun) start(replicator string, i int) *process {
-	r.t.Helper()
-	src, tgt := r.ends(replicator)
-	id := fmt.Sprintf("%s-%d", replicator, i)
-	p := startProcess(r.t, filepath.Join(r.logs, id+".log"), child{Name: replicator, ID: id}, src, tgt)
-	r.workers[replicator][i] = p
-	return p
+// start starts the workers that are not running.
+func (k *killer) start() {
+	k.t.Helper()
+	src, tgt := k.sides[k.replicator[:1]], k.sides[k.replicator[1:]]
+	for i, p := range k.workers {
+		if p != nil && !p.dead() {
+			continue
+		}
+		id := fmt.Sprintf("%s-%d", k.replicator, i)
+		k.workers[i] = startProcess(k.t, filepath.Join(k.logs, id+".log"), child{Name: k.replicator, ID: id}, src, tgt)
+	}
 }
 
-// kill ends workers of a replicator at once, as far as kills are left.
-func (r *killRun) kill(replicator string, which ...int) {
-	r.t.Helper()
-	which = which[:min(len(which), r.left)]
+// kill ends workers at once, as far as kills are left.
+func (k *killer) kill(which ...int) {
+	k.t.Helper()
+	which = which[:k.take(len(which))]
 	for _, i := range which {
-		r.phases[r.workers[replicator][i].kill(r.t)]++
+		was := k.workers[i].kill(k.t)
+		k.mu.Lock()
+		k.mu.phases[was]++
+		k.mu.Unlock()
 	}
 	for _, i := range which {
-		r.workers[replicator][i].gone(r.t)
+		k.workers[i].gone(k.t)
 	}
+	k.kills += len(which)
 	if len(which) == workersEach {
-		r.pairs++
-	}
-	for range which {
-		r.kills[replicator]++
-		if r.left--; r.left%r.every == 0 {
-			r.restartBroker()
-		}
+		k.mu.Lock()
+		k.mu.pairs++
+		k.mu.Unlock()
 	}
 }
 
-// restartBroker kills the broker of one side and starts it again, while the
-// kills go on.
-func (r *killRun) restartBroker() {
-	side := []string{"a", "b"}[(r.restarts["a"]+r.restarts["b"])%2]
-	r.restarting.Wait()
-	r.restarts[side]++
-	c, down := r.sides[side], r.upTo(2*time.Second)
-	r.restarting.Go(func() {
-		if err := c.KillBroker(0); err != nil {
-			r.t.Errorf("kill the broker of %s: %v", side, err)
-		}
-		time.Sleep(down)
-		if err := c.StartBroker(r.t.Context(), 0); err != nil {
-			r.t.Errorf("start the broker of %s: %v", side, err)
-		}
-	})
-}
-
-// disturb makes all kills. Each way comes up in every turn, and the directions
-// take turns.
-func (r *killRun) disturb() {
-	ways := []func(replicator string, i int){r.killAtStart, r.killInTakeOver, r.killAll, r.killSuccessor, r.killAny, r.killAny}
-	direction := r.rng.IntN(2)
-	for turn := 0; r.left > 0; turn++ {
+// disturb kills until no kills are left. Each way comes up in every turn.
+func (k *killer) disturb() {
+	ways := []func(i int){k.killAtStart, k.killInTakeOver, k.killAll, k.killSuccessor, k.killAny, k.killAny}
+	for turn := 0; ; turn++ {
 		if turn > 0 { // The first turn begins with the ways that matter most.
-			r.rng.Shuffle(len(ways), func(i, j int) { ways[i], ways[j] = ways[j], ways[i] })
+			k.rng.Shuffle(len(ways), func(i, j int) { ways[i], ways[j] = ways[j], ways[i] })
 		}
 		for _, way := range ways {
-			if r.left == 0 {
-				break
+			i := k.rng.IntN(workersEach)
+			if k.rng.IntN(4) > 0 { // The rest comes whatever is going on.
+				k.awaitCopying()
 			}
-			replicator, i := []string{"ab", "ba"}[direction%2], r.rng.IntN(workersEach)
-			direction++
-			if r.rng.IntN(4) > 0 { // The rest comes whatever is going on.
-				r.awaitCopying(replicator)
+			time.Sleep(k.upTo(1500 * time.Millisecond))
+			if k.over() {
+				return
 			}
-			time.Sleep(r.upTo(2 * time.Second))
-			way(replicator, i)
+			way(i)
 		}
 	}
-	r.restarting.Wait()
 }
 
-// awaitCopying waits until all workers of a replicator have slots, for a while:
-// a broker that is down may be in the way.
-func (r *killRun) awaitCopying(replicator string) {
-	limit := time.Now().Add(20 * time.Second)
-	for _, p := range r.workers[replicator] {
-		for p.Phase() != kworker.Copying && time.Now().Before(limit) {
+// awaitCopying waits until all workers have slots, for a while: a broker that is
+// down may be in the way.
+func (k *killer) awaitCopying() {
+	limit := time.Now().Add(10 * time.Second)
+	for _, p := range k.workers {
+		for p.Phase() != kworker.Copying && time.Now().Before(limit) && !k.over() {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
 }
 
 // killAny kills a worker at a random moment.
-func (r *killRun) killAny(replicator string, i int) {
-	r.kill(replicator, i)
-	r.start(replicator, i)
+func (k *killer) killAny(i int) {
+	k.kill(i)
+	k.start()
 }
 
 // killAtStart kills a worker again right after its start.
-func (r *killRun) killAtStart(replicator string, i int) {
-	r.killAny(replicator, i)
-	time.Sleep(r.upTo(1500 * time.Millisecond))
-	r.killAny(replicator, i)
+func (k *killer) killAtStart(i int) {
+	k.killAny(i)
+	time.Sleep(k.upTo(1500 * time.Millisecond))
+	k.killAny(i)
 }
 
 // killInTakeOver kills a worker again while it takes its slots over from its
 // dead self.
-func (r *killRun) killInTakeOver(replicator string, i int) {
-	r.killAny(replicator, i)
-	r.workers[replicator][i].awaitTail(8 * time.Second)
-	time.Sleep(r.upTo(10 * time.Millisecond))
-	r.killAny(replicator, i)
+func (k *killer) killInTakeOver(i int) {
+	k.killAny(i)
+	k.workers[i].awaitTail(8 * time.Second)
+	time.Sleep(k.upTo(10 * time.Millisecond))
+	k.killAny(i)
 }
 
-// killAll kills all workers of a replicator at once.
-func (r *killRun) killAll(replicator string, i int) {
-	r.kill(replicator, i, 1-i)
-	r.start(replicator, i)
-	r.revive(replicator)
+// killAll kills all workers at once.
+func (k *killer) killAll(i int) {
+	k.kill(i, 1-i)
+	k.start()
 }
 
 // killSuccessor kills a worker for good, and the other one while it takes over
 // the slots, after the session of the first has ended.
-func (r *killRun) killSuccessor(replicator string, i int) {
-	other := r.workers[replicator][1-i]
+func (k *killer) killSuccessor(i int) {
+	other := k.workers[1-i]
 	other.ForgetTails()
-	r.kill(replicator, i)
+	k.kill(i)
 	other.awaitTail(12 * time.Second)
-	time.Sleep(r.upTo(10 * time.Millisecond))
-	r.kill(replicator, 1-i)
-	r.revive(replicator)
-}
-
-// revive starts the workers that are dead.
-func (r *killRun) revive(replicator string) {
-	r.t.Helper()
-	for i, p := range r.workers[replicator] {
-		if p.dead() {
-			r.start(replicator, i)
-		}
-	}
+	time.Sleep(k.upTo(10 * time.Millisecond))
+	k.kill(1 - i)
+	k.start()
 }
 
 // write runs the load of one writer on one side until ctx ends.
@@ -372,11 +418,8 @@ func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 			createTopic(t, r.sides[side], topic.name, killPartitions, topic.configs)
 		}
 	}
-	for _, replicator := range []string{"ab", "ba"} {
-		r.workers[replicator] = make([]*process, workersEach)
-		for i := range workersEach {
-			r.start(replicator, i)
-		}
+	for _, k := range r.killers {
+		k.start()
 	}
 	awaitCreated(t, r.sides["b"], "ab")
 	awaitCreated(t, r.sides["a"], "ba")
@@ -415,7 +458,12 @@ func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 		}
 	}
 	for i := range rows {
-		rows[i].Kills, rows[i].Restarts = r.kills[map[string]string{"a": "ba", "b": "ab"}[rows[i].Side]], r.restarts[rows[i].Side]
+		rows[i].Restarts = r.mu.restarts[rows[i].Side]
+		for _, k := range r.killers {
+			if k.replicator[1:] == rows[i].Side {
+				rows[i].Kills = k.kills
+			}
+		}
 	}
 	for what, n := range r.trial.Doubted() {
 		if n > 0 {
@@ -428,8 +476,8 @@ func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 		}
 	}
 	t.Logf("what readers see; kills are of the workers that write to the side:\n%s", ktest.Table(rows))
-	for _, list := range r.workers {
-		for _, p := range list {
+	for _, k := range r.killers {
+		for _, p := range k.workers {
 			p.end(t)
 		}
 	}
@@ -439,9 +487,10 @@ func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 func (r *killRun) summary(took time.Duration) string {
 	var parts []string
 	for _, p := range []kworker.Phase{kworker.Starting, kworker.TakingOver, kworker.Copying} {
-		parts = append(parts, fmt.Sprintf("%d while %s", r.phases[p], p))
+		parts = append(parts, fmt.Sprintf("%d while %s", r.mu.phases[p], p))
 	}
 	slices.Sort(parts)
-	return fmt.Sprintf("seed %d, %v: %d kills (%d of ab, %d of ba; %s; %d times all workers of a replicator at once), %d restarts of the broker of a, %d of b",
-		r.seed, took.Round(time.Second), r.kills["ab"]+r.kills["ba"], r.kills["ab"], r.kills["ba"], strings.Join(parts, ", "), r.pairs, r.restarts["a"], r.restarts["b"])
+	ab, ba := r.killers[0].kills, r.killers[1].kills
+	return fmt.Sprintf("seed %d, %v: %d kills, one each %.1f s (%d of ab, %d of ba; %s; %d times all workers of a replicator at once), %d restarts of the broker of a, %d of b; %d records written",
+		r.seed, took.Round(time.Second), ab+ba, took.Seconds()/float64(max(1, ab+ba)), ab, ba, strings.Join(parts, ", "), r.mu.pairs, r.mu.restarts["a"], r.mu.restarts["b"], len(r.recorder.History().Produced))
 }
