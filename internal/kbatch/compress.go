@@ -8,7 +8,6 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
 )
 
 const (
@@ -89,19 +88,16 @@ func (w *workspace) lz4(dst, src []byte) ([]byte, error) {
 	dst = append(dst, lz4Header...)
 	for len(src) > 0 {
 		n := min(len(src), lz4Block)
-		room := lz4.CompressBlockBound(n)
-		dst = slices.Grow(dst, 4+room)
 		start := len(dst) + 4
-		m, err := w.lz4Writer.CompressBlock(src[:n], dst[start:start+room])
-		if err != nil {
+		var err error
+		if dst, w.matches, err = appendLZ4Block(append(dst, 0, 0, 0, 0), src[:n], w.matches); err != nil {
 			return nil, fmt.Errorf("compress lz4: %w", err)
 		}
-		size := uint32(m)
-		if m == 0 || m >= n {
-			m = copy(dst[start:start+room], src[:n])
-			size = uint32(m) | lz4Stored
+		size := uint32(len(dst) - start)
+		if int(size) >= n {
+			dst = append(dst[:start], src[:n]...)
+			size = uint32(n) | lz4Stored
 		}
-		dst = dst[:start+m]
 		binary.LittleEndian.PutUint32(dst[start-4:], size)
 		src = src[n:]
 	}

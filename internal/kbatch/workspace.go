@@ -6,7 +6,6 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
 )
 
 const (
@@ -33,6 +32,7 @@ type workspace struct {
 	records []byte // framed records of an output that is to be compressed
 	output  []byte // the same, compressed
 	body    []byte // a record of magic 0 or 1 in the form of magic 2
+	matches []byte // what appendLZ4Block found
 
 	src        bytes.Reader
 	gzipReader *gzip.Reader
@@ -40,7 +40,6 @@ type workspace struct {
 	zstdReader *zstd.Decoder
 	zstdLimit  int // the limit that zstdReader was made with
 	zstdWriter *zstd.Encoder
-	lz4Writer  lz4.Compressor
 }
 
 // workspaces is a cache and holds no state: the memory of a workspace is worth
