@@ -43,6 +43,8 @@ type Options struct {
 	Ports []int
 	// Delays are how long things take.
 	Delays Delays
+	// Broken are rules that other servers than Apache Kafka do not keep.
+	Broken Broken
 }
 
 // Delays are the upper bounds of random times. Negative means none.

@@ -115,19 +115,23 @@ func (c *Cluster) appendOne(w *producing, t *topic, rp kmsg.ProduceRequestTopicP
 			return refuse(err, "")
 		}
 	}
+	if c.o.Broken.DroppedIDs {
+		if raw, h, bad = dropID(raw); bad != nil {
+			return bad
+		}
+	}
 	now := time.Now()
 	b, bad := t.validate(now, raw, h)
 	if bad != nil {
 		return bad
 	}
 	base, end := p.end, p.end+int64(h.Count)
-	if h.ProducerID >= 0 {
-		e := p.state().entries[h.ProducerID]
-		if twin, ok := e.duplicate(h); ok {
-			base, end, b = twin.lastOffset-int64(twin.delta), twin.lastOffset+1, nil
-		} else if err := e.check(h, func() bool { return h.IsTransactional() && bumps(w.req) }); err != nil {
-			return refuse(err, "")
-		}
+	twin, err := c.judge(p, h, func() bool { return h.IsTransactional() && bumps(w.req) })
+	switch {
+	case err != nil:
+		return refuse(err, "")
+	case twin != nil:
+		base, end, b = twin.lastOffset-int64(twin.delta), twin.lastOffset+1, nil
 	}
 	if b != nil {
 		p.add(now, b)

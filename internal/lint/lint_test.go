@@ -35,7 +35,7 @@ type layer struct {
 var layers = []layer{
 	{"vocabulary", false, []string{"internal/dr"}},
 	{"mechanisms", true, []string{
-		"internal/lifecycle", "internal/obs", "internal/fault", "internal/kclient", "internal/kbatch", "internal/kstate",
+		"internal/lifecycle", "internal/obs", "internal/fault", "internal/kclient", "internal/kbatch", "internal/kstate", "internal/kprobe",
 		"internal/offsets", "internal/runbook", "internal/config", "internal/seeded",
 	}},
 	{"engines", false, []string{
