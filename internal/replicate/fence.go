@@ -193,7 +193,8 @@ func (s *slot) fenceSome(ctx context.Context, todo []tp, recs map[tp]*slotRecord
 			missing[id] = &unfenced{reason: "the target partition has no leader and could not be fenced"}
 			continue
 		}
-		ask = append(ask, fenceTarget{id: id, topic: t.name, topicID: targetID, from: max(ck.TargetEnd, 0), leader: t.partitions[id.partition].leader})
+		pm := t.partitions[id.partition]
+		ask = append(ask, fenceTarget{id: id, topic: t.name, topicID: targetID, from: max(ck.TargetEnd, 0), leader: pm.leader, leaderEpoch: pm.leaderEpoch})
 	}
 	if err := s.e.describeProducers(ctx, ask, s.ours, s.witness); err != nil {
 		return err
@@ -223,6 +224,8 @@ func (s *slot) fenceSome(ctx context.Context, todo []tp, recs map[tp]*slotRecord
 type fencedTail struct {
 	marker  int64 // offset of the last of our markers, -1: the partition is gone
 	start   int64 // log start offset
+	holes   bool  // offsets are missing: the cleaner, retention or DeleteRecords took batches
+	moved   bool  // another leader than the one that was asked for its producers wrote a marker
 	batches []tailBatch
 }
 
@@ -242,7 +245,8 @@ type fenceTarget struct {
 	topic   string
 	topicID [16]byte
 	from    int64
-	leader  int32
+
+	leader, leaderEpoch int32 // that is asked for its producers
 }
 
 // fence runs one empty aborted transaction. The protocol versions are pinned by

@@ -81,18 +81,57 @@ func TestLease_LastsHalfASession(t *testing.T) {
 }
 
 // TestSlot_TheBrokersMemoryCountsWhereTheTailIsGone: what retention took from the
-// target was there, and the position is behind it.
+// target was there, and the position is behind it. Where nothing is gone, the
+// log alone counts: a leader also remembers what no replica had, and what its
+// successor does not have. Where the leader moved, neither can be told.
 func TestSlot_TheBrokersMemoryCountsWhereTheTailIsGone(t *testing.T) {
 	t.Parallel()
-	s := &slot{e: &Engine{o: Options{Name: "m"}, limits: newLimits(nil)}, log: slog.New(slog.DiscardHandler), ours: map[int64]struct{}{7: {}}}
-	p := s.build(tp{[16]byte{1}, 0}, "t", "t", [16]byte{2}, 1<<20)
-	ck := base()
-	p.next, p.targetEnd = ck.Position, ck.TargetEnd
-	s.witness = map[tp][]producerState{{p.targetID, 0}: {{id: 7, epoch: 3, lastSequence: 14}}}
-	if err := s.readTail(t.Context(), p, &slotRecord{ck: ck, fenced: &fencedTail{marker: 80, start: 75}}); err != nil {
-		t.Fatal(err)
+	for _, tc := range []struct {
+		name  string
+		tail  fencedTail
+		want  int64
+		halts bool
+	}{
+		{"the beginning is gone", fencedTail{marker: 80, start: 75, holes: true}, 115, false},
+		{"the log is whole", fencedTail{marker: 60}, 110, false},
+		{"the log is whole and the leader moved", fencedTail{marker: 60, moved: true}, 110, false},
+		{"something is gone and the leader moved", fencedTail{marker: 80, start: 75, holes: true, moved: true}, 110, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := &slot{e: &Engine{o: Options{Name: "m"}, limits: newLimits(nil)}, log: slog.New(slog.DiscardHandler), ours: map[int64]struct{}{7: {}}}
+			p := s.build(tp{[16]byte{1}, 0}, "t", "t", [16]byte{2}, 1<<20)
+			ck := base()
+			p.next, p.targetEnd = ck.Position, ck.TargetEnd
+			s.witness = map[tp][]producerState{{p.targetID, 0}: {{id: 7, epoch: 3, lastSequence: 14}}}
+			if err := s.readTail(t.Context(), p, &slotRecord{ck: ck, fenced: &tc.tail}); err != nil {
+				t.Fatal(err)
+			}
+			if p.next != tc.want || (p.halt != nil) != tc.halts {
+				t.Errorf("position %d, want %d; halt %v", p.next, tc.want, p.halt)
+			}
+		})
 	}
-	if p.halt != nil || p.next != 115 {
-		t.Errorf("position %d, want 115; halt %v", p.next, p.halt)
+}
+
+// TestSlot_OldRecordsWaitForTheSessionOfWhoWasFenced: another take-over by the
+// same worker, which needs no fence, does not end the wait, and neither does the
+// death of the worker: its checkpoints are not quiescent before, so that the next
+// owner fences and waits, too.
+func TestSlot_OldRecordsWaitForTheSessionOfWhoWasFenced(t *testing.T) {
+	t.Parallel()
+	s := &slot{e: &Engine{o: Options{Name: "m"}, limits: newLimits(nil)}, log: slog.New(slog.DiscardHandler), primary: &producer{txn: "t", id: 7, epoch: 4}}
+	p := s.build(tp{[16]byte{1}, 0}, "t", "t", [16]byte{2}, 1<<20)
+	now := time.Now()
+	p.now = func() time.Time { return now }
+	p.oldFrom = now.Add(time.Second)
+	if again := s.renew(p); !again.oldFrom.Equal(p.oldFrom) {
+		t.Errorf("old records wait until %v, want %v", again.oldFrom, p.oldFrom)
+	}
+	for _, quiescent := range []bool{false, true} {
+		p.wantQuiet = true
+		if _, c := s.gather(p); c.ck == nil || c.ck.Quiescent != quiescent {
+			t.Errorf("checkpoint %+v, want quiescent: %v", c.ck, quiescent)
+		}
+		now = p.oldFrom
 	}
 }

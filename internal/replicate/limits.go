@@ -6,7 +6,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -22,8 +21,8 @@ const (
 	defaultTxnExpiry      = 7 * 24 * time.Hour
 )
 
-// limits is what the target says about itself: how large a batch may be, which
-// topics are compacted, how long it remembers producers.
+// limits is what the target says about itself: how large a batch may be,
+// how long it remembers producers.
 type limits struct {
 	cl *kgo.Client
 	mu struct {
@@ -35,9 +34,8 @@ type limits struct {
 }
 
 type topicLimits struct {
-	maxBytes  int // of one batch: max.message.bytes, segment.bytes if that is smaller
-	learned   int // a broker refused what maxBytes allows; 0: not seen
-	compacted bool
+	maxBytes int // of one batch: max.message.bytes, segment.bytes if that is smaller
+	learned  int // a broker refused what maxBytes allows; 0: not seen
 }
 
 func newLimits(cl *kgo.Client) *limits {
@@ -111,8 +109,6 @@ func (l *limits) read(ctx context.Context, topics []string) error {
 				if n, err := strconv.Atoi(*c.Value); err == nil && n > 0 {
 					segment = n
 				}
-			case c.Name == "cleanup.policy":
-				t.compacted = strings.Contains(*c.Value, "compact")
 			}
 		}
 		t.maxBytes = min(t.maxBytes, segment)
@@ -214,12 +210,6 @@ func (l *limits) reread(ctx context.Context, topic string) error {
 	delete(l.mu.topics, topic)
 	l.mu.Unlock()
 	return l.read(ctx, []string{topic})
-}
-
-func (l *limits) compacted(topic string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.mu.topics[topic].compacted
 }
 
 // keepAlive is how often a slot's transactional id must be used, so that the

@@ -162,8 +162,11 @@ func (e *Engine) readTail(ctx context.Context, t fenceTarget, producers map[stri
 		open[p.id] = p.epoch
 	}
 	out := fencedTail{marker: -1}
+	due := t.from
 	each := func(h kbatch.Header, _ []byte) bool {
 		progress()
+		out.holes = out.holes || h.BaseOffset > due
+		due = h.LastOffset() + 1
 		if seeded.Bug("fence-not-awaited") { // where the log ends now, it is fenced
 			if _, end, err := logRange(ctx, e.tailClient, t.topic, t.id.partition); err == nil && h.LastOffset()+1 >= end {
 				open, out.marker = nil, h.LastOffset()
@@ -178,7 +181,7 @@ func (e *Engine) readTail(ctx context.Context, t fenceTarget, producers map[stri
 		}
 		if epoch, ok := open[h.ProducerID]; ok && h.ProducerEpoch >= epoch {
 			delete(open, h.ProducerID)
-			out.marker = h.BaseOffset
+			out.marker, out.moved = h.BaseOffset, out.moved || h.LeaderEpoch != t.leaderEpoch
 		}
 		return len(open) > 0
 	}

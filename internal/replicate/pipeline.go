@@ -380,6 +380,11 @@ func (p *pipeline) truncated(at int64, reason string) {
 	}
 }
 
+// settled reports whether nothing of a former owner can arrive any more. Before
+// that no old record is sent, and no checkpoint is quiescent: the next owner has
+// to fence and to wait, too.
+func (p *pipeline) settled() bool { return !p.now().Before(p.oldFrom) }
+
 // sendable returns the next item that may fly, stamped, nil if there is none.
 func (p *pipeline) sendable() *item {
 	if len(p.ready) == 0 || p.doubt != nil || p.stalled || len(p.flying) >= maxFlying || p.now().Before(p.retryAt) {
@@ -389,7 +394,7 @@ func (p *pipeline) sendable() *item {
 	if it.intent > p.durable && !seeded.Bug("intent-not-awaited") {
 		return nil
 	}
-	if p.old(it) && p.now().Before(p.oldFrom) && !seeded.Bug("old-at-once") {
+	if p.old(it) && !p.settled() && !seeded.Bug("old-at-once") {
 		// The broker forgets a producer, and our fence with it, behind a batch
 		// of old records. What the former owner has on the wire must have
 		// arrived by then, and been refused.

@@ -80,7 +80,7 @@ func lanePieces(l laneRecord, intents []intentRow) pieces {
 // behind it and the batches of the target's tail, which begins at
 // ck.TargetEnd and ends at the fence. registered says whether a producer id is
 // one of this slot's. gaps says whether the target may have lost records in
-// between by itself (a compacted topic): then sequences may have holes.
+// between by itself (offsets are missing): then sequences may have holes.
 //
 // It is exact: the last sequence of ours that is in the log, through the
 // intents, is the last source record that is on the target.
@@ -139,7 +139,9 @@ func resolveByWitness(ck checkpoint, intents []intentRow, producerID int64, epoc
 			return resume{position: ck.Position}, nil
 		}
 		last := lane31(l.Seq-1, lastSequence)
-		if last < l.Seq {
+		if last < l.Seq || last-l.Seq >= sequenceRing/2 {
+			// The broker was asked before the fence, and the checkpoint may be
+			// newer: a former owner that still ran went on meanwhile.
 			return resume{position: ck.Position}, nil
 		}
 		src, _, ok := lanePieces(l, intents).sourceOf(last)

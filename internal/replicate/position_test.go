@@ -105,6 +105,7 @@ func TestResolveByWitness(t *testing.T) {
 	}{
 		{"the last sequence is covered by the checkpoint", 3, 9, 110, false},
 		{"a later sequence moves on", 3, 14, 115, false},
+		{"the checkpoint is newer than the witness", 3, 4, 110, false},
 		{"nothing was sent in the epoch", 3, -1, 110, false},
 		{"an unknown epoch halts", 5, 3, 0, true},
 	} {

@@ -110,7 +110,7 @@ func (s *slot) gather(p *pipeline) ([]stateRecord, covered) {
 	}
 	if p.dirty && !p.now().Before(p.nextCheck) || activate || p.wantQuiet || len(p.fullSegs) > 0 || len(p.written) > intentRing/2 {
 		ck := p.snapshot()
-		ck.Quiescent = p.wantQuiet && (len(p.ready) == 0 && len(p.flying) == 0 || seeded.Bug("quiescent-while-flying"))
+		ck.Quiescent = p.wantQuiet && (len(p.ready) == 0 && len(p.flying) == 0 || seeded.Bug("quiescent-while-flying")) && p.settled()
 		p.quiescent, p.wantQuiet, p.dirty = ck.Quiescent, false, false
 		p.nextCheck = p.now().Add(checkpointEvery)
 		c.ck = &ck

@@ -210,6 +210,7 @@ func (s *slot) renew(old *pipeline) *pipeline {
 	}
 	p.targetEnd, p.targetEpoch = old.targetEnd, old.targetEpoch
 	p.highWater, p.logStart, p.started, p.checkBelow, p.resolved, p.lastAck = old.highWater, old.logStart, old.started, old.checkBelow, old.resolved, old.lastAck
+	p.oldFrom = old.oldFrom
 	p.beginEpoch(s.primary)
 	return p
 }
@@ -322,9 +323,8 @@ func (s *slot) readTail(ctx context.Context, p *pipeline, r *slotRecord) error {
 		tail = tail[1:]
 	}
 	ours := func(id int64) bool { _, ok := s.ours[id]; return ok }
-	gaps := s.e.limits.compacted(p.target) || r.fenced.start > r.ck.TargetEnd
-	res, err := resolvePosition(r.ck, r.intents, tail, ours, gaps)
-	if err == nil && gaps && !seeded.Bug("witness-ignored") {
+	res, err := resolvePosition(r.ck, r.intents, tail, ours, r.fenced.holes)
+	if err == nil && r.fenced.holes && !seeded.Bug("witness-ignored") {
 		res, err = s.byWitness(p, r, res)
 	}
 	switch {
@@ -352,7 +352,9 @@ func (s *slot) readTail(ctx context.Context, p *pipeline, r *slotRecord) error {
 // byWitness completes what the tail says by what the broker remembered of our
 // producers before the fence. The tail alone can be short: the cleaner removes
 // our last batches where later records have their keys, retention and
-// DeleteRecords remove the beginning.
+// DeleteRecords remove the beginning. All of them leave offsets without a batch.
+// Without such holes the tail is all there is, and the broker's memory proves
+// less: it also names what no replica had and a new leader lost.
 func (s *slot) byWitness(p *pipeline, r *slotRecord, tail resume) (resume, error) {
 	known := len(tail.extents) > 0 || r.fenced.start <= r.ck.TargetEnd
 	for _, w := range s.witness[tp{p.targetID, p.id.partition}] {
@@ -362,6 +364,9 @@ func (s *slot) byWitness(p *pipeline, r *slotRecord, tail resume) (resume, error
 		res, err := resolveByWitness(r.ck, r.intents, w.id, w.epoch, w.lastSequence)
 		if err != nil {
 			return resume{}, err
+		}
+		if res.position > tail.position && r.fenced.moved {
+			return resume{}, fmt.Errorf("%w: target offsets behind %d are gone (the cleaner, retention or DeleteRecords), and the leader moved while the partition was fenced: what the former one remembered may be lost", errPosition, r.ck.TargetEnd)
 		}
 		known = true
 		tail.position = max(tail.position, res.position)

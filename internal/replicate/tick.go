@@ -27,7 +27,7 @@ func (s *slot) onTick(io context.Context) {
 			p.recheck = nil
 			s.checkRange(p, f)
 		}
-		idle := !p.quiescent && len(p.ready)+len(p.flying)+len(p.queue) == 0 && now.Sub(p.lastAck) > idleQuiescent
+		idle := !p.quiescent && p.settled() && len(p.ready)+len(p.flying)+len(p.queue) == 0 && now.Sub(p.lastAck) > idleQuiescent
 		if idle {
 			p.wantQuiet = true
 		}
