@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -87,18 +88,48 @@ func (l *Log) Records() []Record {
 // began. It decodes with the client library, not with the code under test, and
 // finds out leaders again when they move.
 func Read(ctx context.Context, b Broker, topic string, isolation Isolation) (*Log, error) {
+	r, err := NewReader(b)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return r.Read(ctx, topic, isolation)
+}
+
+// Reader reads many topics of one cluster through the same connections. Its
+// methods may be called from any goroutine.
+type Reader struct {
+	cl         *kgo.Client
+	decompress kgo.Decompressor
+}
+
+// NewReader returns a reader. The caller must Close it.
+func NewReader(b Broker) (*Reader, error) {
 	cl, err := newRawClient(b)
 	if err != nil {
 		return nil, err
 	}
-	defer cl.Close()
-	r := reader{cl: cl, topic: topic, isolation: isolation}
-	leaders, err := r.leaders(ctx)
-	if err != nil {
+	return &Reader{cl, kgo.DefaultDecompressor()}, nil
+}
+
+// Client returns the reader's client, for other requests than Fetch.
+func (r *Reader) Client() *kgo.Client { return r.cl }
+
+// Close closes all connections.
+func (r *Reader) Close() { r.cl.Close() }
+
+// Read is the function Read.
+func (r *Reader) Read(ctx context.Context, topic string, isolation Isolation) (*Log, error) {
+	return (&reader{Reader: r, topic: topic, isolation: isolation}).read(ctx)
+}
+
+func (r *reader) read(ctx context.Context) (*Log, error) {
+	topic := r.topic
+	if err := r.findLeaders(ctx); err != nil {
 		return nil, fmt.Errorf("read %s: %w", topic, err)
 	}
-	log := &Log{Topic: topic, Isolation: isolation}
-	for p := range leaders {
+	log := &Log{Topic: topic, Isolation: r.isolation}
+	for p := range maps.Clone(r.leaders) {
 		part, err := r.partition(ctx, p)
 		if err != nil {
 			return nil, fmt.Errorf("read %s-%d: %w", topic, p, err)
@@ -106,6 +137,37 @@ func Read(ctx context.Context, b Broker, topic string, isolation Isolation) (*Lo
 		log.Partitions = append(log.Partitions, part)
 	}
 	slices.SortFunc(log.Partitions, func(x, y PartitionLog) int { return cmp.Compare(x.Partition, y.Partition) })
+	return log, nil
+}
+
+// Ends returns the log of a topic without its contents: where each partition
+// ends for readers of the isolation level.
+func Ends(ctx context.Context, b Broker, topic string, isolation Isolation) (*Log, error) {
+	cl, err := newRawClient(b)
+	if err != nil {
+		return nil, err
+	}
+	defer cl.Close()
+	adm := kadm.NewClient(cl)
+	list := adm.ListEndOffsets
+	if isolation == ReadCommitted {
+		list = adm.ListCommittedOffsets
+	}
+	log := &Log{Topic: topic, Isolation: isolation}
+	err = poll(ctx, func() error {
+		offsets, err := list(ctx, topic)
+		if err = errors.Join(err, offsets.Error()); err != nil {
+			return err
+		}
+		log.Partitions = nil
+		offsets.Each(func(o kadm.ListedOffset) {
+			log.Partitions = append(log.Partitions, PartitionLog{Partition: o.Partition, Start: -1, End: o.Offset})
+		})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the ends of %s: %w", topic, err)
+	}
 	return log, nil
 }
 
@@ -121,15 +183,15 @@ func newRawClient(b Broker) (*kgo.Client, error) {
 }
 
 type reader struct {
-	cl        *kgo.Client
+	*Reader
 	topic     string
 	isolation Isolation
+	leaders   map[int32]int32 // by partition; nil: they are to be asked for
 }
 
-// leaders returns the leader of every partition, once all have one.
-func (r *reader) leaders(ctx context.Context) (map[int32]int32, error) {
-	var leaders map[int32]int32
-	err := poll(ctx, func() error {
+// findLeaders finds the leader of every partition, once all have one.
+func (r *reader) findLeaders(ctx context.Context) error {
+	return poll(ctx, func() error {
 		req := kmsg.NewPtrMetadataRequest()
 		rt := kmsg.NewMetadataRequestTopic()
 		rt.Topic = &r.topic
@@ -144,16 +206,16 @@ func (r *reader) leaders(ctx context.Context) (map[int32]int32, error) {
 		if err := kerr.ErrorForCode(resp.Topics[0].ErrorCode); err != nil {
 			return err
 		}
-		leaders = make(map[int32]int32)
+		leaders := make(map[int32]int32)
 		for _, p := range resp.Topics[0].Partitions {
 			if p.Leader < 0 {
 				return fmt.Errorf("partition %d has no leader", p.Partition)
 			}
 			leaders[p.Partition] = p.Leader
 		}
+		r.leaders = leaders
 		return nil
 	})
-	return leaders, err
 }
 
 func (r *reader) partition(ctx context.Context, partition int32) (PartitionLog, error) {
@@ -203,10 +265,13 @@ func (r *reader) start(ctx context.Context, partition int32, above int64) (int64
 // fetch asks the leader until it answers without an error that passes.
 func (r *reader) fetch(ctx context.Context, partition int32, from int64) (fp kgo.FetchPartition, after int64, err error) {
 	err = poll(ctx, func() error {
-		leaders, err := r.leaders(ctx)
-		if err != nil {
-			return err
+		if r.leaders == nil {
+			if err := r.findLeaders(ctx); err != nil {
+				return err
+			}
 		}
+		leaders := r.leaders
+		r.leaders = nil // They are asked for again if this attempt fails.
 		req := kmsg.NewPtrFetchRequest()
 		req.MaxWaitMillis, req.MinBytes, req.MaxBytes = 100, 1, 32<<20
 		req.IsolationLevel = int8(r.isolation)
@@ -231,7 +296,10 @@ func (r *reader) fetch(ctx context.Context, partition int32, from int64) (fp kgo
 		}
 		fp, after = kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
 			KeepControlRecords: true, Offset: from, IsolationLevel: level, Topic: r.topic, Partition: partition,
-		}, &resp.Topics[0].Partitions[0], kgo.DefaultDecompressor(), nil)
+		}, &resp.Topics[0].Partitions[0], r.decompress, nil)
+		if fp.Err == nil {
+			r.leaders = leaders
+		}
 		if fp.Err != nil && !kerr.IsRetriable(fp.Err) {
 			return errors.Join(errStop, fp.Err)
 		}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Trial compares what readers see on both sides of a pair of real clusters,
@@ -24,14 +26,82 @@ type Trial struct {
 		sync.Mutex
 		doubted map[string]int           // records by side and topic, see doubt
 		removed map[string]map[View]*Log // by topic, see Remember
+		past    map[string]past          // by topic, see Renew
 	}
+}
+
+// past is what is known of a topic before a log of it began anew.
+type past struct {
+	written int              // records of all topics that the recorder had by then
+	settled []Produced       // those of the topic, with the outcomes that the logs told
+	shift   map[string]int64 // by side: what the offsets of later records are counted from
+}
+
+// incarnation is the distance of offsets that are counted apart, since the log
+// that gave them began anew. No log of a test is that long.
+const incarnation = 1 << 40
+
+// Renew settles what was written to a topic so far, once and for all: its logs on
+// the given sides are about to lose what they hold, or the end of it, and can't
+// be asked later. What is written on these sides from now on counts as written
+// later, although its offsets may be lower. Nobody may write to the topic
+// meanwhile.
+func (t *Trial) Renew(ctx context.Context, topic string, sides ...string) error {
+	h, _, err := t.Look(ctx, topic)
+	if err != nil {
+		return err
+	}
+	now := past{written: len(t.Recorder.History().Produced), shift: map[string]int64{}}
+	for _, p := range h.Produced {
+		if p.Record.Topic == topic {
+			now.settled = append(now.settled, p)
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.Copy(now.shift, t.mu.past[topic].shift)
+	for _, side := range sides {
+		now.shift[side] += incarnation
+	}
+	if t.mu.past == nil {
+		t.mu.past = map[string]past{}
+	}
+	t.mu.past[topic] = now
+	return nil
 }
 
 // History is what was written so far.
 func (t *Trial) History() History {
 	h := t.Recorder.History()
 	h.Compacted = maps.Clone(t.Compacted)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h.Produced = continued(h.Produced, t.mu.past)
 	return h
+}
+
+// continued puts what was settled of topics before the records that were written
+// to them since.
+func continued(produced []Produced, by map[string]past) []Produced {
+	if len(by) == 0 {
+		return produced
+	}
+	var out []Produced
+	for _, topic := range slices.Sorted(maps.Keys(by)) {
+		out = append(out, by[topic].settled...)
+	}
+	for i, p := range produced {
+		if old, ok := by[p.Record.Topic]; ok {
+			if i < old.written {
+				continue
+			}
+			if p.Record.Offset >= 0 {
+				p.Record.Offset += old.shift[p.Cluster]
+			}
+		}
+		out = append(out, p)
+	}
+	return out
 }
 
 // BrokerLog returns the logs of all brokers of a side.
@@ -120,17 +190,15 @@ func below[T any](list []T, end int64, offset func(T) int64) []T {
 // Look reads a topic on both sides, and lets each side's own log settle what its
 // writers do not know.
 func (t *Trial) Look(ctx context.Context, topic string) (History, map[View]*Log, error) {
-	logs := map[View]*Log{}
-	for _, v := range Views() {
-		log, err := Read(ctx, t.Sides[v.Side], topic, v.Reader)
-		if err != nil {
-			return History{}, nil, fmt.Errorf("side %s: %w", v.Side, err)
-		}
-		t.mu.Lock()
-		log.prepend(t.mu.removed[topic][v])
-		t.mu.Unlock()
-		logs[v] = log
+	logs, err := t.each(ctx, func(ctx context.Context, v View) (*Log, error) { return Read(ctx, t.Sides[v.Side], topic, v.Reader) })
+	if err != nil {
+		return History{}, nil, err
 	}
+	t.mu.Lock()
+	for v, log := range logs {
+		log.prepend(t.mu.removed[topic][v])
+	}
+	t.mu.Unlock()
 	h := t.History()
 	for side := range t.Sides {
 		text, err := t.BrokerLog(side)
@@ -150,30 +218,53 @@ func (t *Trial) Look(ctx context.Context, topic string) (History, map[View]*Log,
 	return h, logs, nil
 }
 
+// each reads all views at once.
+func (t *Trial) each(ctx context.Context, read func(context.Context, View) (*Log, error)) (map[View]*Log, error) {
+	g, ctx := errgroup.WithContext(ctx)
+	var mu sync.Mutex
+	logs := map[View]*Log{}
+	for _, v := range Views() {
+		g.Go(func() error {
+			log, err := read(ctx, v)
+			if err != nil {
+				return fmt.Errorf("side %s: %w", v.Side, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			logs[v] = log
+			return nil
+		})
+	}
+	return logs, g.Wait()
+}
+
 // Settled looks at a topic until all has arrived, done agrees (nil: always), and
 // nothing moves any more. After the patience it returns what it saw last, and an
 // error that says what is missing.
 func (t *Trial) Settled(ctx context.Context, topic string, patience time.Duration, done func(map[View]*Log) bool) (History, map[View]*Log, error) {
 	limit := time.Now().Add(patience)
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	_, before, err := t.Look(ctx, topic)
-	if err != nil {
-		return History{}, nil, err
-	}
+	pause := time.NewTimer(time.Hour)
+	defer pause.Stop()
 	for {
+		h, logs, err := t.Look(ctx, topic)
+		if err != nil {
+			return h, nil, err
+		}
+		pause.Reset(time.Second)
 		select {
 		case <-ctx.Done():
 			return History{}, nil, context.Cause(ctx)
-		case <-tick.C:
+		case <-pause.C:
 		}
-		h, logs, err := t.Look(ctx, topic)
+		// Where a log ends a moment later says whether it moves; it need not be read
+		// again for that.
+		later, err := t.each(ctx, func(ctx context.Context, v View) (*Log, error) { return Ends(ctx, t.Sides[v.Side], topic, v.Reader) })
 		if err != nil {
 			return h, nil, err
 		}
 		missing, moves := 0, 0
 		for _, v := range Views() {
-			moves += len(CheckStill(before[v], logs[v]))
+			moves += len(CheckStill(logs[v], later[v]))
 			for _, x := range CheckSet(h, v.Side, logs[v]) {
 				if x.Kind == Lost {
 					missing++
@@ -187,7 +278,6 @@ func (t *Trial) Settled(ctx context.Context, topic string, patience time.Duratio
 		if time.Now().After(limit) {
 			return h, logs, fmt.Errorf("%s: not settled: %d records are missing, %d ends move, what else is awaited is there: %v", topic, missing, moves, ok)
 		}
-		before = logs
 	}
 }
 
