@@ -44,7 +44,8 @@ type Conn struct {
 	versions map[int16][2]int16
 	expires  time.Time
 	format   *kmsg.RequestFormatter
-	size     [4]byte
+	ahead    []byte     // read and not returned yet, in head
+	head     [1024]byte // small answers come with one read
 }
 
 // Connect opens a connection to the broker at an address and authenticates. It
@@ -180,30 +181,30 @@ func (c *Conn) ReadWithin(d time.Duration) error { return c.conn.SetReadDeadline
 // answer's size is believed up to 16 MiB; memory for more is made as the bytes
 // come.
 func (c *Conn) ReadFrame(within time.Duration, buffer func(n int) []byte) ([]byte, error) {
-	if _, err := io.ReadFull(c.conn, c.size[:]); err != nil {
+	if err := c.readSize(); err != nil {
 		return nil, fmt.Errorf("read from a broker: %w", err)
 	}
-	n := int(int32(binary.BigEndian.Uint32(c.size[:])))
+	n := int(int32(binary.BigEndian.Uint32(c.ahead)))
 	if n < 4 || n > MaxFrame {
 		return nil, fmt.Errorf("read from a broker: an answer of %d bytes", n)
 	}
 	b := buffer(min(n, trustedFrame))
+	at := copy(b, c.ahead[4:])
+	c.ahead = c.ahead[4+at:]
 	gathers := n >= 2*gather
 	if gathers {
 		lowWater(c.conn, gather)
 		defer lowWater(c.conn, 1)
 	}
-	for at := 0; at < n; {
+	for at < n {
 		if at == len(b) {
 			grown := buffer(min(n, 2*at))
 			copy(grown, b)
 			b = grown
 		}
 		piece := b[at:min(len(b), at+progress)]
-		if at > 0 {
-			if err := c.ReadWithin(within); err != nil {
-				return nil, fmt.Errorf("read from a broker: %w", err)
-			}
+		if err := c.ReadWithin(within); err != nil {
+			return nil, fmt.Errorf("read from a broker: %w", err)
 		}
 		for len(piece) > 0 {
 			if left := n - at; gathers && left < gather { // the kernel must not wait for more
@@ -220,6 +221,20 @@ func (c *Conn) ReadFrame(within time.Duration, buffer func(n int) []byte) ([]byt
 		}
 	}
 	return b, nil
+}
+
+// readSize reads until ahead holds the size of an answer, and what came with it.
+func (c *Conn) readSize() error {
+	if len(c.ahead) >= 4 {
+		return nil
+	}
+	have := copy(c.head[:], c.ahead)
+	n, err := io.ReadAtLeast(c.conn, c.head[have:], 4-have)
+	if err != nil {
+		return err
+	}
+	c.ahead = c.head[:have+n]
+	return nil
 }
 
 // Close closes the connection. It may be called more than once and from any

@@ -86,17 +86,17 @@ func scan(b []byte, next int64, epoch int32) (int64, int32, int) {
 		if err != nil {
 			return next, epoch, len(b)
 		}
-		_, last, err := kbatch.OffsetRange(entry)
-		if err != nil {
+		last := int64(-1)
+		if magic == 2 {
+			h, err := kbatch.ParseHeader(entry)
+			if err != nil {
+				return next, epoch, len(b)
+			}
+			last, epoch = h.LastOffset(), h.LeaderEpoch
+		} else if _, last, err = kbatch.OffsetRange(entry); err != nil {
 			return next, epoch, len(b)
 		}
-		next = max(next, last+1)
-		if magic == 2 {
-			if h, err := kbatch.ParseHeader(entry); err == nil {
-				epoch = h.LeaderEpoch
-			}
-		}
-		rest = r
+		next, rest = max(next, last+1), r
 	}
 	return next, epoch, len(b)
 }

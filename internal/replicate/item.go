@@ -16,16 +16,26 @@ func (p *pipeline) pass(batch []byte, prod *producer, mem *memory, from, held in
 		p.stop(dr.HaltCorrupt, fmt.Sprintf("source offset %d: %v", from, err))
 		return false
 	}
-	p.push(&item{
-		bytes: batch, mem: mem.hold(), count: h.Count, pieces: []kbatch.Piece{{SourceOffset: h.BaseOffset, Count: h.Count}},
+	it := &item{
+		bytes: batch, mem: mem.hold(), count: h.Count, piece: [1]kbatch.Piece{{SourceOffset: h.BaseOffset, Count: h.Count}},
 		from: from, before: p.last, producer: prod, newest: h.MaxTimestamp, held: held,
-	})
+	}
+	it.pieces = it.piece[:]
+	p.push(it)
 	return true
 }
 
-// assemble turns inputs into items. What was assembled before a bad record is
-// kept; then it reports false and the source offset that was reached.
-func (p *pipeline) assemble(inputs []kbatch.Input, prod *producer, from, held int64) (reached int64, ok bool) {
+// epochMark is the leader epoch of an input, -1 if it has none, and the source
+// offset that ends it.
+type epochMark struct {
+	end   int64
+	epoch int32
+}
+
+// assemble turns inputs into items; marks are theirs. What was assembled before
+// a bad record is kept; then it reports false and the source offset that was
+// reached.
+func (p *pipeline) assemble(inputs []kbatch.Input, marks []epochMark, prod *producer, from, held int64) (reached int64, ok bool) {
 	p.assembler.Codec, p.assembler.MaxBytes, p.assembler.TargetBytes = p.codec, p.maxBytes, min(mergeTarget, p.maxBytes)
 	outs, err := p.assembler.Assemble(inputs)
 	before := p.last
@@ -35,7 +45,10 @@ func (p *pipeline) assemble(inputs []kbatch.Input, prod *producer, from, held in
 			it.held = held
 		}
 		p.push(it)
-		from, before = o.LastSource+1, epochAt(inputs, o.LastSource)
+		for len(marks) > 1 && marks[0].end <= o.LastSource {
+			marks = marks[1:]
+		}
+		from, before = o.LastSource+1, marks[0].epoch
 	}
 	if err == nil {
 		return from, true
@@ -71,21 +84,4 @@ func (p *pipeline) push(it *item) {
 	}
 	it.intent = p.intents
 	p.ready = append(p.ready, it)
-}
-
-// epochAt returns the leader epoch of the input that holds a source offset, -1
-// if it has none.
-func epochAt(inputs []kbatch.Input, offset int64) int32 {
-	epoch := int32(-1)
-	for _, in := range inputs {
-		base, _, err := kbatch.OffsetRange(in.Entry)
-		if err != nil || base > offset {
-			break
-		}
-		epoch = -1
-		if h, err := kbatch.ParseHeader(in.Entry); err == nil {
-			epoch = h.LeaderEpoch
-		}
-	}
-	return epoch
 }

@@ -85,8 +85,9 @@ type item struct {
 	bytes    []byte
 	count    int32
 	pieces   []kbatch.Piece
-	from     int64 // source position before it: all below is copied or rightly skipped
-	before   int32 // leader epoch of the batch before from
+	piece    [1]kbatch.Piece // most have one
+	from     int64           // source position before it: all below is copied or rightly skipped
+	before   int32           // leader epoch of the batch before from
 	producer *producer
 	seq      int64
 	rows     []intentRow // pieces that begin in it
@@ -275,7 +276,9 @@ const (
 // step makes the next item, or skips. It reports false when there is nothing
 // to do.
 func (p *pipeline) step() (skipped int64, more bool) {
-	var inputs []kbatch.Input
+	var input [1]kbatch.Input // what passes unopened is one
+	var mark [1]epochMark
+	inputs, marks := input[:0], mark[:0]
 	var prod *producer
 	var size int
 	var held, upTo int64
@@ -288,7 +291,7 @@ func (p *pipeline) step() (skipped int64, more bool) {
 		c := p.queue[0]
 		if len(c.rest) == 0 {
 			p.used = append(p.used, c.mem)
-			p.queue = p.queue[1:]
+			p.queue = behindFirst(p.queue)
 			continue
 		}
 		entry, rest, magic, err := kbatch.Next(c.rest)
@@ -315,7 +318,7 @@ func (p *pipeline) step() (skipped int64, more bool) {
 			}
 			continue
 		}
-		inputs = append(inputs, kbatch.Input{Entry: entry, From: p.next})
+		inputs, marks = append(inputs, kbatch.Input{Entry: entry, From: p.next}), append(marks, epochMark{end: e.last + 1, epoch: e.epoch})
 		prod, pass, mem = e.prod, e.class == classPass && len(inputs) == 1, c.mem
 		size += len(entry)
 		held += int64(len(entry))
@@ -333,7 +336,7 @@ func (p *pipeline) step() (skipped int64, more bool) {
 		if !p.pass(inputs[0].Entry, prod, mem, from, held) {
 			upTo = from
 		}
-	} else if reached, ok := p.assemble(inputs, prod, from, held); !ok {
+	} else if reached, ok := p.assemble(inputs, marks, prod, from, held); !ok {
 		upTo = reached
 	}
 	if len(p.ready) == had { // nothing of it was left to copy
@@ -387,14 +390,18 @@ func (p *pipeline) settled() bool { return !p.now().Before(p.oldFrom) }
 
 // sendable returns the next item that may fly, stamped, nil if there is none.
 func (p *pipeline) sendable() *item {
-	if len(p.ready) == 0 || p.doubt != nil || p.stalled || len(p.flying) >= maxFlying || p.now().Before(p.retryAt) {
+	if len(p.ready) == 0 || p.doubt != nil || p.stalled || len(p.flying) >= maxFlying {
 		return nil
 	}
-	it := p.ready[0]
+	now := p.now()
+	if now.Before(p.retryAt) {
+		return nil
+	}
+	it, limit := p.ready[0], p.oldLimit(now)
 	if it.intent > p.durable && !seeded.Bug("intent-not-awaited") {
 		return nil
 	}
-	if p.old(it) && !p.settled() && !seeded.Bug("old-at-once") {
+	if it.newest < limit && !p.settled() && !seeded.Bug("old-at-once") {
 		// The broker forgets a producer, and our fence with it, behind a batch
 		// of old records. What the former owner has on the wire must have
 		// arrived by then, and been refused.
@@ -407,7 +414,8 @@ func (p *pipeline) sendable() *item {
 		// old records: the broker forgets producers by record time. And one
 		// producer at a time, because sequences order only their own.
 		unknown := !p.lanes[it.producer].acked && !seeded.Bug("many-before-first-ack")
-		old := (p.old(it) || slices.ContainsFunc(p.flying, p.old)) && !seeded.Bug("old-together")
+		old := it.newest < limit || slices.ContainsFunc(p.flying, func(f *item) bool { return f.newest < limit })
+		old = old && !seeded.Bug("old-together")
 		if unknown || old || p.flying[0].producer != it.producer && !seeded.Bug("two-producers-at-once") {
 			return nil
 		}
@@ -420,16 +428,24 @@ func (p *pipeline) sendable() *item {
 		}
 		it.stamped = true
 	}
-	p.ready = p.ready[1:]
+	p.ready = behindFirst(p.ready)
 	p.flying = append(p.flying, it)
 	return it
 }
 
+// behindFirst takes the first off a short queue and keeps its memory.
+func behindFirst[T any](queue []*T) []*T {
+	n := copy(queue, queue[1:])
+	queue[n] = nil
+	return queue[:n]
+}
+
 // old reports whether the broker may forget the producer of such a record
 // while it is being written (ProducerStateManager expires by record time).
-func (p *pipeline) old(it *item) bool {
-	return it.newest < p.now().Add(-p.expiry/2).UnixMilli()
-}
+func (p *pipeline) old(it *item) bool { return it.newest < p.oldLimit(p.now()) }
+
+// oldLimit is the timestamp before which a record is old.
+func (p *pipeline) oldLimit(now time.Time) int64 { return now.Add(-p.expiry / 2).UnixMilli() }
 
 // answered takes the broker's answer for a flying item and returns the bytes
 // that are no longer held. Answers of two requests may be told in any order;
@@ -452,7 +468,7 @@ func (p *pipeline) answered(it *item, a produceAnswer, sendErr error) (acked []*
 			p.note(fmt.Errorf("the target acknowledged offset %d below the end %d that it acknowledged before: its log was truncated or re-created", next.answer.baseOffset, p.targetEnd))
 			p.stop(dr.HaltTargetTruncated, p.doubt.Error())
 		case out == outcomeWritten:
-			p.flying = p.flying[1:]
+			p.flying = behindFirst(p.flying)
 			p.acknowledge(next, next.answer.baseOffset)
 			acked = append(acked, next)
 		case out == outcomeRefused:
@@ -531,8 +547,8 @@ func (p *pipeline) quiet() bool {
 
 // acknowledge records that an item is on the target at base.
 func (p *pipeline) acknowledge(it *item, base int64) {
-	l := p.lanes[it.producer]
-	l.acked = !p.old(it) // behind an old record the broker may have forgotten the producer again
+	l, now := p.lanes[it.producer], p.now()
+	l.acked = it.newest >= p.oldLimit(now) // behind an old record the broker may have forgotten the producer again
 	l.ackedSeq = it.seq + int64(it.count)
 	for _, r := range it.rows {
 		l.ackedPieceSeq, l.ackedPieceSrc = r.Seq, r.Src
@@ -542,7 +558,7 @@ func (p *pipeline) acknowledge(it *item, base int64) {
 		p.record(offsets.Extent{Source: pc.SourceOffset, Target: at, Length: int64(pc.Count)})
 		at += int64(pc.Count)
 	}
-	p.targetEnd, p.lastAck, p.dirty, p.started, p.waiting, p.backoff = at, p.now(), true, true, "", 0
+	p.targetEnd, p.lastAck, p.dirty, p.started, p.waiting, p.backoff = at, now, true, true, "", 0
 }
 
 // record adds an extent to the map and to the segment that is being filled.

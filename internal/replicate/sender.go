@@ -88,18 +88,13 @@ type sender struct {
 		telling     bool      // answers are being acted upon: the reader will flush
 		notUntil    time.Time // the broker asked for a pause (KIP-219)
 		closed      bool
+		seen        map[tp]struct{} // memory of take
+		spare       []*flight       // memory of those that landed
 	}
 	wake    chan struct{}
 	frame   produceFrame // of who is writing
+	batches []outBatch   // the same
 	readers sync.WaitGroup
-}
-
-func batchesOf(list []shipment) []outBatch {
-	out := make([]outBatch, len(list))
-	for i, sh := range list {
-		out[i] = sh.out
-	}
-	return out
 }
 
 // topicNamed finds the id of a topic of a request.
@@ -130,24 +125,27 @@ func (s *sender) kick() {
 	}
 }
 
-// take returns at most one shipment of each partition, in order. It is called
-// under the lock.
-func (s *sender) take() (now []shipment, dropped []shipment) {
-	var keep []shipment
-	seen := map[tp]struct{}{}
-	size := 0
-	for i, sh := range s.mu.queue {
+// take appends to now at most one shipment of each partition, in order. It is
+// called under the lock.
+func (s *sender) take(now []shipment) (taken, dropped []shipment) {
+	all := s.mu.queue
+	keep, size := all[:0], 0
+	if s.mu.seen == nil {
+		s.mu.seen = map[tp]struct{}{}
+	}
+	clear(s.mu.seen)
+	for i, sh := range all {
 		if sh.stop.Load() {
 			dropped = append(dropped, sh)
 			continue
 		}
 		if size >= requestBytes || len(now) == requestPartitions {
-			keep = append(keep, s.mu.queue[i:]...)
+			keep = append(keep, all[i:]...)
 			break
 		}
 		id := tp{sh.out.topicID, sh.out.partition}
-		_, again := seen[id]
-		seen[id] = struct{}{}
+		_, again := s.mu.seen[id]
+		s.mu.seen[id] = struct{}{}
 		if again || size > 0 && size+len(sh.out.bytes) > requestBytes {
 			keep = append(keep, sh)
 			continue
@@ -155,6 +153,7 @@ func (s *sender) take() (now []shipment, dropped []shipment) {
 		size += len(sh.out.bytes)
 		now = append(now, sh)
 	}
+	clear(all[len(keep):])
 	s.mu.queue = keep
 	return now, dropped
 }
@@ -278,10 +277,15 @@ func (s *sender) flush() {
 		if f == nil { // all of it was refused
 			continue
 		}
-		parts := s.frame.encode(f.version, conn.ClientID(), f.correlation, batchesOf(f.now))
+		for _, sh := range f.now {
+			s.batches = append(s.batches, sh.out)
+		}
+		parts := s.frame.encode(f.version, conn.ClientID(), f.correlation, s.batches)
 		if err := conn.WriteParts(parts, answerWithin); err != nil {
 			conn.Close() // the reader tells
 		}
+		clear(s.batches)
+		s.batches = s.batches[:0]
 	}
 }
 
@@ -294,15 +298,18 @@ func (s *sender) next() (*flight, *kclient.Conn) {
 		s.mu.Unlock()
 		return nil, nil
 	}
-	now, dropped := s.take()
+	f := &flight{}
+	if n := len(s.mu.spare); n > 0 {
+		f, s.mu.spare = s.mu.spare[n-1], s.mu.spare[:n-1]
+	}
+	now, dropped := s.take(f.now)
 	conn := s.mu.conn
-	var f *flight
 	if len(now) > 0 && (s.allowed() || seeded.Bug("lease-not-asked")) {
-		f = &flight{version: s.mu.version, correlation: s.mu.correlation, now: now}
+		f.version, f.correlation, f.now = s.mu.version, s.mu.correlation, now
 		s.mu.correlation = (s.mu.correlation + 1) & (1<<31 - 1)
 		s.mu.flights = append(s.mu.flights, f)
 	} else {
-		dropped = append(dropped, now...)
+		f, dropped = nil, append(dropped, now...)
 	}
 	s.mu.Unlock()
 	refuse(dropped, errNotSent)
@@ -320,6 +327,7 @@ func (s *sender) pausing() bool {
 
 // read takes answers from one connection until it ends.
 func (s *sender) read(conn *kclient.Conn) {
+	answers := map[tp]produceAnswer{}
 	var buf []byte
 	buffer := func(n int) []byte {
 		if cap(buf) < n {
@@ -330,7 +338,7 @@ func (s *sender) read(conn *kclient.Conn) {
 	for {
 		frame, err := conn.ReadFrame(answerWithin, buffer)
 		if err == nil {
-			err = s.land(conn, frame)
+			err = s.land(conn, frame, answers)
 		}
 		if err != nil {
 			s.lost(conn, err)
@@ -346,8 +354,8 @@ func (s *sender) read(conn *kclient.Conn) {
 	}
 }
 
-// land tells the answers of the oldest request.
-func (s *sender) land(conn *kclient.Conn, frame []byte) error {
+// land tells the answers of the oldest request. answers is memory for them.
+func (s *sender) land(conn *kclient.Conn, frame []byte, answers map[tp]produceAnswer) error {
 	s.mu.Lock()
 	if len(s.mu.flights) == 0 {
 		s.mu.Unlock()
@@ -375,9 +383,14 @@ func (s *sender) land(conn *kclient.Conn, frame []byte) error {
 	if throttle > 0 {
 		s.onThrottle(throttle)
 	}
-	tell(f.now, answersOf(resp, func(topic string) [16]byte { return topicNamed(f.now, topic) }))
+	clear(answers)
+	answersOf(answers, resp, func(topic string) [16]byte { return topicNamed(f.now, topic) })
+	tell(f.now, answers)
+	clear(f.now)
+	f.now = f.now[:0]
 	s.mu.Lock()
 	s.mu.telling = false
+	s.mu.spare = append(s.mu.spare, f)
 	s.mu.Unlock()
 	return err
 }

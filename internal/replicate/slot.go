@@ -47,7 +47,8 @@ type event struct {
 type mailbox struct {
 	mu    sync.Mutex
 	items []event
-	calls int // of the items
+	spare []event // memory for the next items
+	calls int     // of the items
 	wake  chan struct{}
 }
 
@@ -84,8 +85,22 @@ func (m *mailbox) take() []event {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := m.items
-	m.items, m.calls = nil, 0
+	m.items, m.spare, m.calls = m.spare, nil, 0
 	return out
+}
+
+// keptEvents is how many events the memory of a mailbox is kept for.
+const keptEvents = 256
+
+// giveBack returns what take returned, to be used again.
+func (m *mailbox) giveBack(taken []event) {
+	if cap(taken) == 0 || cap(taken) > keptEvents {
+		return
+	}
+	clear(taken)
+	m.mu.Lock()
+	m.spare = taken[:0]
+	m.mu.Unlock()
 }
 
 // slot owns the pipelines of the partitions that hash to it, and their state.
@@ -118,6 +133,9 @@ type slot struct {
 	witness      map[tp][]producerState
 	making       map[string]struct{} // producers under way, by transactional id
 
+	act       func()     // poke
+	shipments []shipment // memory of send
+
 	seenSource, seenTarget *clusterMeta // of the last look for new partitions
 	scanAgain              time.Time
 	assembler              kbatch.Assembler
@@ -143,7 +161,7 @@ type partitionView struct {
 
 func newSlot(e *Engine, n int32) *slot {
 	s := &slot{e: e, n: n, log: e.log.With(slog.Int("slot", int(n))), pipes: map[tp]*pipeline{}, retries: map[tp]retry{}}
-	s.box.wake = make(chan struct{}, 1)
+	s.box.wake, s.act = make(chan struct{}, 1), s.poke
 	s.view.Store(&slotView{})
 	return s
 }
@@ -276,7 +294,9 @@ func (s *slot) poke() {
 
 // handle takes everything from the mailbox.
 func (s *slot) handle() {
-	for _, e := range s.box.take() {
+	events := s.box.take()
+	defer s.box.giveBack(events)
+	for _, e := range events {
 		switch {
 		case e.call != nil:
 			e.call()
@@ -303,13 +323,17 @@ func (s *slot) handle() {
 }
 
 func (s *slot) answered(p *pipeline, e event) {
+	held := int64(0)
 	for _, it := range p.answered(e.item, e.answer, e.err) {
-		s.e.fetch.release(p.id, p.gen, it.held)
+		held += it.held
 		s.e.stats.replicated(it)
 		if it.owned {
 			kbatch.Recycle(it.bytes)
 		}
 		it.mem.drop()
+	}
+	if held > 0 {
+		s.e.fetch.release(p.id, p.gen, held)
 	}
 	if p.stalled || p.waiting != "" {
 		s.e.target.refresh()
@@ -362,7 +386,7 @@ func (s *slot) send(p *pipeline) {
 		s.e.target.refresh()
 		return
 	}
-	var list []shipment
+	list := s.shipments[:0]
 	if len(p.flying) == 0 {
 		p.lane = laneOf(p.id, len(p.ready[0].bytes))
 	}
@@ -376,12 +400,14 @@ func (s *slot) send(p *pipeline) {
 			out:  outBatch{topic: p.target, topicID: p.targetID, partition: p.id.partition, bytes: it.bytes},
 			stop: s.stop,
 			done: func(a produceAnswer, err error) { s.box.add(event{id: p.id, gen: gen, item: it, answer: a, err: err}) },
-			then: s.poke,
+			then: s.act,
 		})
 	}
 	if len(list) > 0 {
 		s.e.senders.to(pm.leader, p.lane).push(list...)
 	}
+	clear(list)
+	s.shipments = list
 }
 
 // askProvenance has the registry read for a producer id that is not known.

@@ -78,10 +78,9 @@ type produceAnswer struct {
 	baseOffset int64
 }
 
-// answersOf returns the answers of a response by topic id. Where the broker's
-// version has none, named finds it.
-func answersOf(resp *kmsg.ProduceResponse, named func(topic string) [16]byte) map[tp]produceAnswer {
-	out := make(map[tp]produceAnswer, len(resp.Topics))
+// answersOf puts the answers of a response into out, by topic id. Where the
+// broker's version has none, named finds it.
+func answersOf(out map[tp]produceAnswer, resp *kmsg.ProduceResponse, named func(topic string) [16]byte) {
 	for _, t := range resp.Topics {
 		id := t.TopicID
 		if id == ([16]byte{}) {
@@ -101,7 +100,6 @@ func answersOf(resp *kmsg.ProduceResponse, named func(topic string) [16]byte) ma
 			out[tp{id, p.Partition}] = a
 		}
 	}
-	return out
 }
 
 // produce sends one batch by a client and calls done once with the answer, or
@@ -122,7 +120,9 @@ func produce(ctx context.Context, cl *kgo.Client, node int32, b outBatch, done f
 			done(produceAnswer{}, fmt.Errorf("produce: unexpected answer %T", resp))
 			return
 		}
-		a, ok := answersOf(pr, func(string) [16]byte { return b.topicID })[tp{b.topicID, b.partition}]
+		answers := map[tp]produceAnswer{}
+		answersOf(answers, pr, func(string) [16]byte { return b.topicID })
+		a, ok := answers[tp{b.topicID, b.partition}]
 		if !ok {
 			done(a, errors.New("the broker's answer lacks the partition"))
 			return
