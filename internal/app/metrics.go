@@ -30,11 +30,13 @@ var (
 	mState      = metric{"anabranch_replicator_state", "gauge", "1 for the state that the replicator is in, 0 for the others.", []string{"replicator", "state"}}
 	mTopicState = metric{"anabranch_topic_state", "gauge", "1 for the state that the topic is in, 0 for the others.", []string{"replicator", "topic", "state"}}
 	mHalted     = metric{"anabranch_partitions_halted", "gauge", "Partitions that are halted, by the code of the reason; left out where there are none.", []string{"replicator", "code"}}
+	mDelivery   = metric{"anabranch_replicator_delivery", "gauge", "1 for what the replicator promises (exactly_once or at_least_once), 0 for the other.", []string{"replicator", "delivery"}}
+	mFindings   = metric{"anabranch_replicator_findings", "gauge", "1 for each rule of Apache Kafka that the target's brokers were found to break; left out where there are none.", []string{"replicator", "code"}}
 	mWorkers    = metric{"anabranch_workers", "gauge", "Workers that own slots of the replicator.", []string{"replicator"}}
 )
 
 func metrics() []metric {
-	return []metric{mLatency, mTopicLag, mLag, mBytes, mBytesIn, mRecords, mFailures, mThrottle, mAuth, mState, mTopicState, mHalted, mWorkers}
+	return []metric{mLatency, mTopicLag, mLag, mBytes, mBytesIn, mRecords, mFailures, mThrottle, mAuth, mState, mTopicState, mHalted, mDelivery, mFindings, mWorkers}
 }
 
 func replicatorStates() []dr.ReplicatorState {
@@ -131,6 +133,12 @@ func (c *collector) collectStatus(ch chan<- prometheus.Metric, name string, st d
 	c.send(ch, mWorkers, float64(len(st.Workers)), name)
 	for _, s := range replicatorStates() {
 		c.send(ch, mState, oneIf(s == st.State), name, string(s))
+	}
+	for _, d := range []dr.Delivery{dr.DeliveryExactlyOnce, dr.DeliveryAtLeastOnce} {
+		c.send(ch, mDelivery, oneIf(d == st.Delivery), name, string(d))
+	}
+	for _, f := range st.Findings {
+		c.send(ch, mFindings, 1, name, f.Code)
 	}
 	halted := map[dr.HaltCode]int{}
 	for _, t := range st.Topics {

@@ -37,7 +37,8 @@ func TestMetrics_AreDocumented(t *testing.T) {
 // sample is a collector of one replicator in which everything has happened.
 func sample() *collector {
 	status := dr.ReplicatorStatus{
-		Name: "east-west", State: dr.ReplicatorDegraded, MessageLag: 7, Workers: []dr.WorkerStatus{{ID: "a"}, {ID: "b"}},
+		Name: "east-west", State: dr.ReplicatorDegraded, MessageLag: 7, Delivery: dr.DeliveryAtLeastOnce,
+		Findings: []dr.Finding{{Code: "target_older_epoch_accepted"}}, Workers: []dr.WorkerStatus{{ID: "a"}, {ID: "b"}},
 		Topics: []dr.TopicStatus{{Name: "orders", State: dr.TopicHalted, MessageLag: 7, Partitions: []dr.PartitionStatus{
 			{State: dr.PartitionHalted, Code: dr.HaltRetention}, {State: dr.PartitionHalted, Code: dr.HaltRetention}, {State: dr.PartitionRunning},
 		}}},
@@ -85,6 +86,8 @@ func TestMetrics_SayWhatTheStatusSays(t *testing.T) {
 		"anabranch_replication_latency_seconds [east-west] count=4 sum=5.5 0.1:3 1:3",
 		"anabranch_replicator_bytes_in_total [east-west] 1500",
 		"anabranch_replicator_bytes_total [east-west] 1000",
+		"anabranch_replicator_delivery [at_least_once east-west] 1",
+		"anabranch_replicator_findings [target_older_epoch_accepted east-west] 1",
 		"anabranch_replicator_message_lag [east-west] 7",
 		"anabranch_replicator_records_total [east-west] 20",
 		"anabranch_replicator_state [east-west DEGRADED] 1",

@@ -65,7 +65,7 @@ func engineOptions(cfg *config.Config, name string) (replicate.Options, error) {
 	state := cfg.Clusters[s.Target].StateTopic
 	o := replicate.Options{
 		Name: name, WorkerID: cfg.WorkerID, Version: cfg.Version, Digest: cfg.Digest(name), Content: cfg.Content(name), Diff: config.Diff,
-		Naming: s.Naming(), ForwardAll: s.Forward == config.ForwardAll,
+		Naming: s.Naming(), ForwardAll: s.Forward == config.ForwardAll, Delivery: s.Delivery,
 		Start:        replicate.Start{Latest: s.StartingPosition == config.StartLatest},
 		Layout:       kstate.Layout{Partitions: int32(state.Partitions), ReplicationFactor: int16(state.ReplicationFactor)},
 		MemoryBudget: int64(s.MemoryBudget), DiscoveryInterval: s.DiscoveryInterval.Std(), SessionTimeout: s.SessionTimeout.Std(),
@@ -119,7 +119,18 @@ func (r *replicator) run(ctx context.Context) {
 }
 
 // hopeless reports whether only another configuration mends an error.
-func hopeless(err error) bool { return errors.Is(err, replicate.ErrSameCluster) }
+func hopeless(err error) bool {
+	_, delivery := errors.AsType[*replicate.DeliveryError](err)
+	return delivery || errors.Is(err, replicate.ErrSameCluster)
+}
+
+// findingsOf returns what an error says was found about a cluster.
+func findingsOf(err error) []dr.Finding {
+	if e, ok := errors.AsType[*replicate.DeliveryError](err); ok {
+		return e.Findings
+	}
+	return nil
+}
 
 // runOnce runs one engine. It returns when that ended, or when one of its
 // tables was replaced.
@@ -183,7 +194,7 @@ func (r *replicator) status() dr.ReplicatorStatus {
 	if engine == nil {
 		return dr.ReplicatorStatus{
 			Name: r.name, Source: r.settings.Source, Target: r.settings.Target, State: dr.ReplicatorFailed, Reason: failure.Error(),
-			Delivery: "exactly_once", Version: r.options.Version, Workers: []dr.WorkerStatus{}, Topics: []dr.TopicStatus{},
+			Delivery: r.options.Delivery, Findings: findingsOf(failure), Version: r.options.Version, Workers: []dr.WorkerStatus{}, Topics: []dr.TopicStatus{},
 		}
 	}
 	st := engine.Status()

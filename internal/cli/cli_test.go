@@ -115,7 +115,9 @@ func newService() *service {
 				}},
 			},
 		},
-		{Name: "secondary-to-primary", Source: "secondary", Target: "primary", State: dr.ReplicatorCreating, Reason: "cluster secondary: dial 127.0.0.1:9092: connection refused", Delivery: "exactly_once", Version: 2},
+		{Name: "secondary-to-primary", Source: "secondary", Target: "primary", State: dr.ReplicatorCreating, Reason: "cluster secondary: dial 127.0.0.1:9092: connection refused", Delivery: "at_least_once", Version: 2, Findings: []dr.Finding{
+			{Code: "target_older_epoch_accepted", Severity: dr.SeverityWarning, Subject: "cluster primary", Message: "a worker that was replaced can still write", Fix: "nothing, if records may arrive twice"},
+		}},
 	}}
 }
 

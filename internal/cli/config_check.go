@@ -32,7 +32,8 @@ func newConfigCheck(d Deps) *cobra.Command {
 
 --connect also looks at the clusters: whether every address can be reached, what the
 brokers support, and which permissions the principals lack, with the kafka-acls.sh
-commands that grant them. It changes nothing on them.`, 0, 1, 2, 3),
+commands that grant them. On targets it tries whether the brokers keep the rules that
+exactly-once rests on, in the topic __anabranch_probe; it changes nothing else.`, 0, 1, 2, 3),
 		Example: `  anabranch config check anabranch.yaml
   anabranch config check anabranch.yaml --connect -o json`,
 		Args: exactly("FILE"),
@@ -74,7 +75,8 @@ func checkClusters(ctx context.Context, d Deps, conf *config.Config) ([]prefligh
 		}
 		report, err := d.Preflight(ctx, preflight.Options{Source: source, Target: target, Replicator: preflight.Replicator{
 			Name: name, Include: r.Topics.Include, Filter: filter, Naming: r.Naming(),
-			Settings: r.TopicSettings, DeletedTopics: r.DeletedTopics, SessionTimeout: r.SessionTimeout.Std(),
+			Settings: r.TopicSettings, DeletedTopics: r.DeletedTopics, SessionTimeout: r.SessionTimeout.Std(), Delivery: r.Delivery,
+			Replication: int16(conf.Clusters[r.Target].StateTopic.ReplicationFactor),
 		}})
 		if err != nil {
 			return nil, fmt.Errorf("check replicator %s: %w", name, err)

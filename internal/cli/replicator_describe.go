@@ -66,13 +66,14 @@ func describeText(pg *out.Page, st dr.ReplicatorStatus) {
 		[2]string{"State", withReason(string(st.State), st.Reason)},
 		[2]string{"Source", withID(st.Source, st.SourceClusterID)},
 		[2]string{"Target", withID(st.Target, st.TargetClusterID)},
-		[2]string{"Delivery", strings.ReplaceAll(st.Delivery, "_", " ")},
+		[2]string{"Delivery", strings.ReplaceAll(string(st.Delivery), "_", " ")},
 		[2]string{"Version", strconv.Itoa(st.Version)},
 		[2]string{"Message lag", count(st.MessageLag, "record")},
 		[2]string{"Latency", out.Seconds(st.ReplicationLatencySeconds) + " (most in the last 10 s)"},
 		[2]string{"Throughput", out.Rate(st.ThroughputBytesPerSecond) + " replicated, " + out.Rate(st.BytesInPerSecond) + " read"},
 		[2]string{"Workers", workers(st.Workers)},
 	)
+	findingsText(pg, st.Findings)
 	if len(st.Topics) == 0 {
 		pg.Line("")
 		pg.Line("No topics.")
@@ -90,6 +91,18 @@ func describeText(pg *out.Page, st dr.ReplicatorStatus) {
 	pg.Table([]string{"TOPIC", "TARGET", "STATE", "PARTITIONS", "HALTED", "LAG", "REASON"}, rows)
 	driftText(pg, st)
 	haltedText(pg, st)
+}
+
+// findingsText lists what a check of the clusters found.
+func findingsText(pg *out.Page, list []dr.Finding) {
+	if len(list) > 0 {
+		pg.Line("")
+		pg.Line("Findings:")
+	}
+	for _, f := range list {
+		pg.Line("  %s: %s: %s [%s]", f.Severity, f.Subject, f.Message, f.Code)
+		pg.Line("      %s", f.Fix)
+	}
 }
 
 func driftText(pg *out.Page, st dr.ReplicatorStatus) {

@@ -82,6 +82,7 @@ type Replicator struct {
 	TopicSettings     dr.TopicSettings `json:"topic_settings" jsonschema:"enum=follow,enum=own" jsonschema_description:"follow: the target's topics take the source's settings; own: they keep theirs and differences are shown. Default: follow, unless another replicator listed before already decides for the same topics."`
 	DeletedTopics     dr.DeletePolicy  `json:"deleted_topics" jsonschema:"default=ignore,enum=ignore,enum=follow" jsonschema_description:"What happens on the target when a topic is deleted at the source."`
 	Forward           string           `json:"forward" jsonschema:"default=native,enum=native,enum=all" jsonschema_description:"native copies what clients wrote on the source; all also what replicators wrote there (for chains)."`
+	Delivery          dr.Delivery      `json:"delivery,omitempty" jsonschema:"default=exactly_once,enum=exactly_once,enum=at_least_once" jsonschema_description:"The least that will do where the target's brokers are found to break rules of Apache Kafka: exactly_once copies nothing then, at_least_once copies, and records may arrive twice."`
 	MemoryBudget      Size             `json:"memory_budget" jsonschema:"default=64MiB" jsonschema_description:"Bytes of record batches held in memory."`
 	SettingsInterval  Duration         `json:"settings_interval" jsonschema:"default=10s" jsonschema_description:"How often topic settings and partition counts are compared."`
 	DiscoveryInterval Duration         `json:"discovery_interval" jsonschema:"default=500ms" jsonschema_description:"How often the source is asked for new topics."`
@@ -164,6 +165,7 @@ func DefaultReplicator() Replicator {
 		Compression:       "source",
 		DeletedTopics:     dr.DeleteIgnore,
 		Forward:           ForwardNative,
+		Delivery:          dr.DeliveryExactlyOnce,
 		MemoryBudget:      64 << 20,
 		SettingsInterval:  Duration(10 * time.Second),
 		DiscoveryInterval: Duration(500 * time.Millisecond),

@@ -84,9 +84,9 @@ func TestLoad_MinimalFileGetsDefaults(t *testing.T) {
 	}
 	r := c.Replicators["secondary-to-primary"]
 	got := fmt.Sprintln(c.Version, c.WorkerID, c.API.Listen, c.Log, c.ReplicatorNames, c.Clusters["primary"].StateTopic,
-		r.TopicNames, r.StartingPosition, r.Compression, r.TopicSettings, r.DeletedTopics, r.Forward, r.MemoryBudget, r.SettingsInterval, r.DiscoveryInterval, r.SessionTimeout,
+		r.TopicNames, r.StartingPosition, r.Compression, r.TopicSettings, r.DeletedTopics, r.Forward, r.Delivery, r.MemoryBudget, r.SettingsInterval, r.DiscoveryInterval, r.SessionTimeout,
 		c.Replicators["primary-to-secondary"].TopicSettings)
-	want := "1 host-1-8080 127.0.0.1:8080 {info text} [primary-to-secondary secondary-to-primary] {16 0} identical earliest source own ignore native 64MiB 10s 500ms 6s follow\n"
+	want := "1 host-1-8080 127.0.0.1:8080 {info text} [primary-to-secondary secondary-to-primary] {16 0} identical earliest source own ignore native exactly_once 64MiB 10s 500ms 6s follow\n"
 	if got != want {
 		t.Errorf("got  %swant %s", got, want)
 	}
@@ -282,7 +282,7 @@ replicators:
 	base := get(1, "h1", `"p", "q"`, "")
 	for _, same := range []*Config{
 		get(2, "h1", `"p", "q"`, ""), get(1, "h2", `"p", "q"`, ""), get(1, "h1", `"q", "p"`, ""),
-		get(1, "h1", `"p", "q"`, ", memory_budget: 65536KiB, topic_settings: follow"),
+		get(1, "h1", `"p", "q"`, ", memory_budget: 65536KiB, topic_settings: follow, delivery: exactly_once"),
 	} {
 		if d := Diff(base.Content("x"), same.Content("x")); len(d) > 0 || base.Digest("x") != same.Digest("x") {
 			t.Errorf("differs: %v", d)
@@ -292,6 +292,15 @@ replicators:
 	want := []string{`compression: "source" -> "zstd"`, `topics.include: ["p","q"] -> ["p","r"]`}
 	if d := cmp.Diff(want, Diff(base.Content("x"), other.Content("x"))); d != "" || base.Digest("x") == other.Digest("x") {
 		t.Errorf("difference (-want +got):\n%s", d)
+	}
+	weaker := get(1, "h1", `"p", "q"`, ", delivery: at_least_once")
+	if d := cmp.Diff([]string{`delivery: (not set) -> "at_least_once"`}, Diff(base.Content("x"), weaker.Content("x"))); d != "" || base.Digest("x") == weaker.Digest("x") {
+		t.Errorf("difference (-want +got):\n%s", d)
+	}
+	// A newer program must not disagree with an older one about a file that
+	// does not name the key.
+	if strings.Contains(string(base.Content("x")), "delivery") {
+		t.Errorf("the content names the default of delivery: %s", base.Content("x"))
 	}
 	if strings.Contains(string(base.Content("x")), "hunter2") {
 		t.Error("the content shows a secret")

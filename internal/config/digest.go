@@ -35,6 +35,9 @@ func (c *Config) Content(replicator string) []byte {
 		// The same moment may be written in several time zones.
 		r.StartingPosition = t.UTC().Format("2006-01-02T15:04:05.999999999Z07:00")
 	}
+	if r.Delivery == dr.DeliveryExactlyOnce {
+		r.Delivery = "" // left out: files that do not name it keep the digest that they had before the key existed
+	}
 	raw, err := json.Marshal(content{
 		Name: replicator, Replicator: r,
 		SourceStateTopic: c.Clusters[r.Source].StateTopic,

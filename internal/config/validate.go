@@ -206,6 +206,7 @@ func (l *loader) replicator(path string, r Replicator) {
 		l.oneOf(path+".topic_settings", string(r.TopicSettings), string(dr.SettingsFollow), string(dr.SettingsOwn))
 	}
 	l.oneOf(path+".deleted_topics", string(r.DeletedTopics), string(dr.DeleteIgnore), string(dr.DeleteFollow))
+	l.oneOf(path+".delivery", string(r.Delivery), string(dr.DeliveryExactlyOnce), string(dr.DeliveryAtLeastOnce))
 	l.oneOf(path+".forward", r.Forward, ForwardNative, ForwardAll)
 	if p := path + ".memory_budget"; r.MemoryBudget < 4<<20 && !l.blamed(p) {
 		l.add(p, "must be at least 4MiB")

@@ -116,7 +116,8 @@ type ReplicatorStatus struct {
 	TargetClusterID           string          `json:"target_cluster_id,omitempty"`
 	State                     ReplicatorState `json:"state"`
 	Reason                    string          `json:"reason,omitempty"`
-	Delivery                  string          `json:"delivery"` // "exactly_once" or "at_least_once"
+	Delivery                  Delivery        `json:"delivery"`
+	Findings                  []Finding       `json:"findings,omitempty"` // what a check of the target found
 	Version                   int             `json:"version"`
 	MessageLag                int64           `json:"message_lag"`
 	ReplicationLatencySeconds float64         `json:"replication_latency_seconds"` // maximum of the last 10 s

@@ -59,6 +59,25 @@ func (r Result) Delivery() dr.Delivery {
 	return ""
 }
 
+// Findings tells what was found to somebody who wants the given delivery: none
+// where exactly-once holds.
+func (r Result) Findings(cluster string, wanted dr.Delivery) []dr.Finding {
+	severity, fix := dr.SeverityError, "set delivery: at_least_once to copy nevertheless, or use another target"
+	switch {
+	case r.Delivery() == "":
+		fix = "use another target: not even at-least-once can be had on this one"
+	case wanted == dr.DeliveryAtLeastOnce:
+		severity, fix = dr.SeverityWarning, "nothing, if records may arrive twice"
+	}
+	var out []dr.Finding
+	for _, f := range slices.Concat(r.Failed, r.Basic) {
+		if !slices.ContainsFunc(out, func(o dr.Finding) bool { return o.Code == f.Rule }) {
+			out = append(out, dr.Finding{Code: f.Rule, Severity: severity, Subject: "cluster " + cluster, Message: f.Message, Fix: fix})
+		}
+	}
+	return out
+}
+
 // Options say where to try. Dial and TransactionalID are required.
 type Options struct {
 	// Dial makes a client of the cluster; Run closes it.
@@ -87,7 +106,7 @@ func pinned() *kversion.Versions {
 // seen may be the doing of the change.
 var errMoved = errors.New("the leader changed meanwhile")
 
-// Run tries the rules. It takes about 20 requests, and as many again where a rule
+// Run tries the rules. It takes about 15 requests, and as many again where a rule
 // is broken. An error means that there is no verdict.
 func Run(ctx context.Context, o Options) (Result, error) {
 	if o.Timeout == 0 {
@@ -102,6 +121,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	defer client.Close()
 	at, err := prepare(ctx, client, o.ReplicationFactor)
 	if err != nil {
+		return Result{}, err
+	}
+	if err := warm(ctx, client, at); err != nil {
 		return Result{}, err
 	}
 	var res Result

@@ -61,8 +61,8 @@ func (a *attempt) initProducer(ctx context.Context) (producer, error) {
 type answer struct {
 	offset   int64
 	refused  string // why; empty: it was taken
-	sequence bool // refused for its sequence only
-	twin     bool // refused because it is there already
+	sequence bool   // refused for its sequence only
+	twin     bool   // refused because it is there already
 }
 
 func (r answer) outcome() string {
@@ -72,7 +72,7 @@ func (r answer) outcome() string {
 	case r.sequence:
 		return fmt.Sprintf("is refused for its sequence only (%s)", r.refused)
 	}
-	return fmt.Sprintf("is refused: %s", r.refused)
+	return "is refused: " + r.refused
 }
 
 // refusals are the errors that say that a batch is not wanted, now and later.
@@ -84,33 +84,56 @@ func refusals() []error {
 	}
 }
 
-// send writes one batch and notes it, if it was taken, as one to be read back.
-func (a *attempt) send(ctx context.Context, prod producer, seq, count int32) (answer, error) {
-	b := kbatch.Builder{LeaderEpoch: -1, Stamp: &kbatch.Stamp{ProducerID: prod.id, Epoch: prod.epoch, BaseSequence: seq}}
-	now, records := time.Now().UnixMilli(), make([]kbatch.Record, count)
-	for i := range records {
-		records[i] = kbatch.Record{Offset: int64(i), Timestamp: now, Key: []byte(a.txn), Value: []byte("probe")}
+// warm writes a batch without a producer. Where that is not possible no producer
+// is asked for: the coordinator would remember each for days.
+func warm(ctx context.Context, client *kgo.Client, at place) error {
+	code, _, err := at.produce(ctx, client, kbatch.Builder{LeaderEpoch: -1}.Build(record(0, "warm")))
+	if err == nil {
+		err = kerr.ErrorForCode(code)
 	}
+	if err != nil {
+		return fmt.Errorf("write to topic %s: %w", Topic, err)
+	}
+	return nil
+}
+
+func record(offset int, key string) kbatch.Record {
+	return kbatch.Record{Offset: int64(offset), Timestamp: time.Now().UnixMilli(), Key: []byte(key), Value: []byte("probe")}
+}
+
+// produce sends one batch, once: sending again is a rule to be tried.
+func (at place) produce(ctx context.Context, client *kgo.Client, batch []byte) (code int16, offset int64, err error) {
 	rp := kmsg.NewProduceRequestTopicPartition()
-	rp.Partition, rp.Records = 0, b.Build(records...)
+	rp.Partition, rp.Records = 0, batch
 	rt := kmsg.NewProduceRequestTopic()
-	rt.Topic, rt.TopicID, rt.Partitions = Topic, a.at.id, append(rt.Partitions, rp)
+	rt.Topic, rt.TopicID, rt.Partitions = Topic, at.id, append(rt.Partitions, rp)
 	req := kmsg.NewPtrProduceRequest()
 	req.Acks, req.TimeoutMillis, req.Topics = -1, 5000, append(req.Topics, rt)
-	// A broker's own client sends it once: sending again is a rule to be tried.
-	raw, err := a.client.Broker(int(a.at.leader)).Request(ctx, req)
+	raw, err := client.Broker(int(at.leader)).Request(ctx, req)
 	if err != nil {
-		return answer{}, fmt.Errorf("write to topic %s: %w", Topic, err)
+		return 0, 0, err
 	}
 	resp, ok := raw.(*kmsg.ProduceResponse)
 	if !ok || len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-		return answer{}, fmt.Errorf("write to topic %s: the answer is not about it", Topic)
+		return 0, 0, errors.New("the answer is not about it")
 	}
-	ap := resp.Topics[0].Partitions[0]
-	err = kerr.ErrorForCode(ap.ErrorCode)
-	if err == nil {
-		a.wrote = append(a.wrote, written{ap.BaseOffset, prod, seq, count})
-		return answer{offset: ap.BaseOffset}, nil
+	return resp.Topics[0].Partitions[0].ErrorCode, resp.Topics[0].Partitions[0].BaseOffset, nil
+}
+
+// send writes one batch and notes it, if it was taken, as one to be read back.
+func (a *attempt) send(ctx context.Context, prod producer, seq, count int32) (answer, error) {
+	b := kbatch.Builder{LeaderEpoch: -1, Stamp: &kbatch.Stamp{ProducerID: prod.id, Epoch: prod.epoch, BaseSequence: seq}}
+	records := make([]kbatch.Record, count)
+	for i := range records {
+		records[i] = record(i, a.txn)
+	}
+	code, offset, err := a.at.produce(ctx, a.client, b.Build(records...))
+	if err != nil {
+		return answer{}, fmt.Errorf("write to topic %s: %w", Topic, err)
+	}
+	if err = kerr.ErrorForCode(code); err == nil {
+		a.wrote = append(a.wrote, written{offset, prod, seq, count})
+		return answer{offset: offset}, nil
 	}
 	for _, r := range refusals() {
 		if errors.Is(err, r) {

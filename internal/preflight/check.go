@@ -46,7 +46,7 @@ func Check(ctx context.Context, o Options) (Report, error) {
 	if err := ctx.Err(); err != nil {
 		return Report{}, fmt.Errorf("check clusters: %w", context.Cause(ctx))
 	}
-	r := Report{Replicator: o.Replicator.Name, Source: src.report, Target: dst.report, Findings: slices.Concat(compare(src, dst), src.findings, dst.findings)}
+	r := Report{Replicator: o.Replicator.Name, Source: src.report, Target: dst.report, Delivery: dst.delivery, Findings: slices.Concat(compare(src, dst), src.findings, dst.findings)}
 	if r.Findings == nil {
 		r.Findings = []dr.Finding{}
 	}
@@ -72,6 +72,7 @@ type cluster struct {
 	report   ClusterReport
 	findings []dr.Finding
 	client   *kgo.Client // nil: the cluster cannot be used
+	delivery dr.Delivery
 	topics   map[string]topic
 }
 

@@ -6,10 +6,11 @@
 // kafka-acls.sh command for each permission that is missing. A cluster that
 // cannot be reached is a finding, not an error: the other one is still checked.
 //
-// It never changes a cluster: it creates no topic, writes no record, joins no
-// group and leaves every transactional id as it is. Permissions are read from
-// the answers of the brokers, or probed with requests about things that do not
-// exist.
+// It changes nothing but the topic __anabranch_probe of the target, in which the
+// rules that exactly-once rests on are tried (package kprobe) when nothing else is
+// wrong there. Else it creates no topic, writes no record, joins no group and
+// leaves every transactional id as it is. Permissions are read from the answers of
+// the brokers, or probed with requests about things that do not exist.
 //
 // Check may be called from any goroutine and leaves nothing running.
 package preflight

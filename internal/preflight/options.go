@@ -27,6 +27,8 @@ type Replicator struct {
 	Settings       dr.TopicSettings // "" means follow
 	DeletedTopics  dr.DeletePolicy  // "" means ignore
 	SessionTimeout time.Duration    // 0 means 6 s
+	Replication    int16            // of internal topics on the target where they are missing; 0 means 3, or the number of brokers if there are fewer
+	Delivery       dr.Delivery      // the least that will do; "" means exactly once
 }
 
 // Validate lists every problem of the options, joined.
@@ -53,6 +55,9 @@ func (o Options) withDefaults() Options {
 	if o.Replicator.Settings == "" {
 		o.Replicator.Settings = dr.SettingsFollow
 	}
+	if o.Replicator.Delivery == "" {
+		o.Replicator.Delivery = dr.DeliveryExactlyOnce
+	}
 	if o.Replicator.SessionTimeout == 0 {
 		o.Replicator.SessionTimeout = 6 * time.Second
 	}
@@ -64,7 +69,8 @@ type Report struct {
 	Replicator string        `json:"replicator"`
 	Source     ClusterReport `json:"source"`
 	Target     ClusterReport `json:"target"`
-	Findings   []dr.Finding  `json:"findings"` // errors first
+	Delivery   dr.Delivery   `json:"delivery,omitempty"` // what the target's brokers allow; empty: not tried, or not even at least once
+	Findings   []dr.Finding  `json:"findings"`           // errors first
 }
 
 // OK reports whether no finding is an error.

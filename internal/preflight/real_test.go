@@ -15,6 +15,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kclient"
+	"github.com/anabranch/anabranch/internal/kprobe"
 	"github.com/anabranch/anabranch/internal/ktest"
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -193,19 +194,25 @@ func operations(t *testing.T, commands []string) iter.Seq[string] {
 	}
 }
 
-// leftNothing checks that the checks created nothing on the target.
-func leftNothing(t *testing.T, dst side) {
+// leftTheProbeOnly checks that the checks left nothing on the target but what the
+// probe of its brokers made.
+func leftTheProbeOnly(t *testing.T, dst side) {
 	t.Helper()
 	topics, err := dst.adm.ListTopics(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := topics.Names(); !slices.Equal(got, []string{"orders-eu"}) {
+	if got := topics.Names(); !slices.Equal(got, []string{kprobe.Topic, "orders-eu"}) {
 		t.Errorf("topics of the target %v", got)
 	}
 	txns, err := dst.adm.ListTransactions(t.Context(), nil, nil)
-	if err != nil || len(txns) != 0 {
-		t.Errorf("transactions %v, %v", txns, err)
+	if err != nil || len(txns) == 0 {
+		t.Errorf("transactions %v, %v, want those of the probe", txns, err)
+	}
+	for id, txn := range txns {
+		if !strings.HasPrefix(id, "anabranch-primary-to-secondary-probe-p") || txn.State != "CompleteAbort" {
+			t.Errorf("transaction %+v", txn)
+		}
 	}
 }
 
@@ -271,10 +278,10 @@ func TestCheck_PermissionsOnRealKafka(t *testing.T) {
 		expect("target without "+one, []string{}, []string{one})
 		change(t, dst.adm, []string{one}, "")
 	}
-	if r = expect("everything again", []string{}, []string{}); has(r, "broker_settings_unknown") {
-		t.Errorf("findings %+v", r.Findings)
+	if r = expect("everything again", []string{}, []string{}); has(r, "broker_settings_unknown") || r.Delivery != dr.DeliveryExactlyOnce {
+		t.Errorf("delivery %q, findings %+v", r.Delivery, r.Findings)
 	}
-	leftNothing(t, dst)
+	leftTheProbeOnly(t, dst)
 	t.Run("reachability", func(t *testing.T) { reachability(t, o, src, dst) })
 	t.Run("settings", func(t *testing.T) { settings(t, src, dst) })
 	t.Run("oauthbearer", func(t *testing.T) { oauthBearer(t, o, dst) })

@@ -100,6 +100,7 @@ func (c *cluster) checkTarget(ctx context.Context, src *cluster) {
 	c.checkStateTopic(ctx, internal)
 	c.checkBrokerSettings(ctx)
 	c.checkRecordSizes(ctx, src, names)
+	c.probe(ctx)
 }
 
 // describeConfigs returns the settings of resources of one type by name. What

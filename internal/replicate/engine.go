@@ -46,6 +46,8 @@ type Engine struct {
 	choice  atomic.Pointer[selection]
 	decoded sync.Map // control records by key
 
+	delivery atomic.Pointer[targetRules] // nil: the target's brokers were not tried so far
+
 	mu struct {
 		sync.Mutex
 		slots   map[int32]*slot
@@ -198,7 +200,8 @@ func (e *Engine) reached() bool {
 	return e.mu.dialed && e.slots > 0 && e.source.meta() != nil && e.target.meta() != nil
 }
 
-// connect waits until both clusters answer, and prepares the state topic.
+// connect waits until both clusters answer, prepares the state topic and finds
+// out what the target's brokers allow.
 func (e *Engine) connect(ctx context.Context) error {
 	src, err := e.firstMeta(ctx, e.o.Source.Name, e.sourceControl)
 	if err != nil {
@@ -231,7 +234,7 @@ func (e *Engine) connect(ctx context.Context) error {
 	if rec := e.createdRecord(); rec != nil && rec.Slots != e.slots {
 		return fmt.Errorf("state topic %s of %s has %d partitions, replicator %s was created with %d slots: partitions would get two owners", kstate.Topic, e.o.Target.Name, e.slots, e.o.Name, rec.Slots)
 	}
-	return nil
+	return e.settleDelivery(ctx)
 }
 
 func (e *Engine) firstMeta(ctx context.Context, name string, cl *kgo.Client) (*clusterMeta, error) {

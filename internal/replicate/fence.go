@@ -33,13 +33,14 @@ type producerState struct {
 }
 
 // txnID is the transactional id of a slot's producer. Native records use the
-// plain one; records that are forwarded use one for each path.
+// plain one; records that are forwarded use one for each path. Where a target
+// allows at-least-once only, each take-over has its own.
 func (s *slot) txnID(path string) string {
 	id := fmt.Sprintf("anabranch-%s-%d", s.e.o.Name, s.n)
 	if path != "" {
 		id += "-" + path
 	}
-	return id
+	return id + s.incarnation
 }
 
 // initProducers gives every producer of the slot a new epoch, and registers
@@ -48,6 +49,7 @@ func (s *slot) initProducers(ctx context.Context) error {
 	if err := s.e.targetState.RefreshPartition(ctx, controlPartition); err != nil {
 		return fmt.Errorf("read the registry: %w", err)
 	}
+	s.incarnate()
 	paths := map[string][]string{s.txnID(""): {s.e.sourceID}}
 	s.ours = map[int64]struct{}{}
 	for id, reg := range s.e.registrations() {

@@ -61,6 +61,7 @@ type Options struct {
 	Start       Start
 	Compression kbatch.Codec // kbatch.CodecSource keeps the source's
 	ForwardAll  bool         // forward records that are not native to the source too
+	Delivery    dr.Delivery  // the least that will do; "" means exactly once
 
 	Layout            kstate.Layout // of the target's state topic, where it is missing
 	MemoryBudget      int64         // bytes fetched and not acknowledged; 0 means 64 MiB
@@ -129,6 +130,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.SessionTimeout == 0 {
 		o.SessionTimeout = 6 * time.Second
+	}
+	if o.Delivery == "" {
+		o.Delivery = dr.DeliveryExactlyOnce
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -117,6 +117,7 @@ type slot struct {
 	log *slog.Logger
 	box mailbox
 
+	incarnation  string // ends the transactional ids where each take-over has its own
 	primary      *producer
 	producers    map[string]*producer // by transactional id
 	ours         map[int64]struct{}   // every producer id ever registered for this slot

@@ -185,9 +185,10 @@ func (e *Engine) Status() dr.ReplicatorStatus {
 	e.mu.Lock()
 	st := dr.ReplicatorStatus{
 		Name: e.o.Name, Source: e.o.Source.Name, Target: e.o.Target.Name, SourceClusterID: e.sourceID, TargetClusterID: e.targetID,
-		State: e.mu.phase, Reason: e.mu.reason, Delivery: "exactly_once", Version: e.o.Version, Workers: []dr.WorkerStatus{}, Topics: []dr.TopicStatus{},
+		State: e.mu.phase, Reason: e.mu.reason, Version: e.o.Version, Workers: []dr.WorkerStatus{}, Topics: []dr.TopicStatus{},
 	}
 	e.mu.Unlock()
+	st.Delivery, st.Findings = e.promised()
 	if !e.reached() || e.targetState.Partitions() == 0 {
 		return st
 	}

@@ -322,7 +322,7 @@ func (s *slot) readTail(ctx context.Context, p *pipeline, r *slotRecord) error {
 	for len(tail) > 0 && tail[0].offset < r.ck.TargetEnd {
 		tail = tail[1:]
 	}
-	ours := func(id int64) bool { _, ok := s.ours[id]; return ok }
+	ours := s.announcers(r.ck)
 	res, err := resolvePosition(r.ck, r.intents, tail, ours, r.fenced.holes)
 	if err == nil && r.fenced.holes && !seeded.Bug("witness-ignored") {
 		res, err = s.byWitness(p, r, res)
