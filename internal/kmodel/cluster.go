@@ -25,6 +25,8 @@ type Cluster struct {
 	addrs []*net.TCPAddr
 	wait  sync.WaitGroup // of the goroutines of all connections
 
+	served map[int16]api // never changed
+
 	mu      sync.Mutex
 	rng     *rand.Rand
 	closed  bool
@@ -50,6 +52,7 @@ func New(o Options) (*Cluster, error) {
 		props: maps.Clone(o.Properties), topics: map[string]*topic{}, ids: map[[16]byte]*topic{},
 		txns: map[string]*txn{}, groups: map[string]*group{}, timers: map[*time.Timer]struct{}{},
 	}
+	c.served = c.apis()
 	if c.props == nil {
 		c.props = map[string]string{}
 	}

@@ -99,7 +99,7 @@ func (c *Cluster) apis() map[int16]api {
 }
 
 func (b *broker) accept(l net.Listener) {
-	apis := b.c.apis()
+	apis := b.c.served
 	for {
 		nc, err := l.Accept()
 		if err != nil {
@@ -260,7 +260,7 @@ func seal(correlation int32, resp kmsg.Response) []byte {
 
 func (c *Cluster) apiVersions(_ *request, req *kmsg.ApiVersionsRequest) kmsg.Response {
 	resp := answerTo[kmsg.ApiVersionsResponse](req)
-	for _, a := range c.apis() {
+	for _, a := range c.served {
 		resp.ApiKeys = append(resp.ApiKeys, kmsg.ApiVersionsResponseApiKey{ApiKey: a.key, MinVersion: a.min, MaxVersion: a.max})
 	}
 	slices.SortFunc(resp.ApiKeys, func(x, y kmsg.ApiVersionsResponseApiKey) int { return int(x.ApiKey) - int(y.ApiKey) })

@@ -128,6 +128,7 @@ func (t *Table) Run(ctx context.Context) (err error) {
 // 0 when ctx ended before.
 func (t *Table) discover(ctx context.Context, cl *kgo.Client) int32 {
 	var wait backoff
+	began := time.Now()
 	for {
 		n, err := partitions(ctx, cl)
 		switch {
@@ -136,7 +137,9 @@ func (t *Table) discover(ctx context.Context, cl *kgo.Client) int32 {
 			return n
 		case err == nil, errors.Is(err, kerr.UnknownTopicOrPartition):
 			t.refuse(ctx, nil)
-			wait = backoff{} // it may appear at any moment
+			// It may appear at any moment; or never, on a source that no
+			// replicator writes to: asking costs less and less.
+			wait = backoff{next: min(firstPause+time.Since(began)/8, time.Second)}
 		case ctx.Err() == nil:
 			t.refuse(ctx, err)
 		}

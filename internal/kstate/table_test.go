@@ -3,10 +3,12 @@ package kstate_test
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/anabranch/anabranch/internal/kstate"
 	"github.com/anabranch/anabranch/internal/ktest"
@@ -87,6 +89,26 @@ func TestTable_FollowsATopicThatAppearsLater(t *testing.T) {
 	tb.Range(1, "a/", func(k string, v []byte) { got[k] = string(v) })
 	if len(got) != 1 || got["a/1"] != "newer" {
 		t.Errorf("Range(a/) = %v", got)
+	}
+}
+
+// A source that no replicator writes to never has the topic: its table asks for
+// it less and less often.
+func TestTable_AsksLessOftenForATopicThatIsMissing(t *testing.T) {
+	t.Parallel()
+	b := ktest.FakeCluster(t, ktest.FakeOptions{})
+	var asked atomic.Int64
+	b.ControlKey(kmsg.Metadata.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		b.KeepControl()
+		if len(req.(*kmsg.MetadataRequest).Topics) == 1 {
+			asked.Add(1)
+		}
+		return nil, nil, false
+	})
+	table(t, b, kstate.TableOptions{})
+	time.Sleep(3 * time.Second)
+	if n := asked.Load(); n < 5 || n > 25 {
+		t.Errorf("asked %d times within 3 s, want about 17", n)
 	}
 }
 

@@ -5,25 +5,25 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/anabranch/anabranch/internal/fault"
 )
 
 // Path is the network between one client and one cluster, which a test can
-// silence, break and mend. It works on real and on virtual networks: what
-// passes goes through an in-memory pipe and a queue, as through the socket
-// buffers of two kernels.
+// silence, break and mend. It works on real networks, and on virtual ones that
+// buffer as sockets do.
 //
 // What a client has written when its path falls silent is not lost: it arrives
 // when the path is mended, even if the client closed its connection meanwhile.
 // This is how the last requests of a process that died reach a broker late.
 //
-// The methods may be called from any goroutine. Close ends the goroutines of all
+// The methods may be called from any goroutine. Close ends all
 // connections.
 type Path struct {
 	dial fault.DialFunc
@@ -135,119 +135,323 @@ func (p *Path) Dial(ctx context.Context, network, addr string) (net.Conn, error)
 		}
 		return nil, err
 	}
-	near, far := net.Pipe()
-	c := &pathConn{Conn: near, far: far, server: server, path: p, broken: make(chan struct{})}
+	c := &pathConn{server: server, path: p, broken: make(chan struct{}), closed: make(chan struct{}), room: make(chan struct{}, 1)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mu.closed {
-		return nil, errors.Join(refused, near.Close(), far.Close(), server.Close())
+		return nil, errors.Join(refused, server.Close())
 	}
 	p.mu.conns[c] = struct{}{}
-	out, in := make(chan []byte, queuedChunks), make(chan []byte, queuedChunks)
-	var both sync.WaitGroup
-	both.Go(func() { c.collect(far, out) })
-	both.Go(func() { c.collect(server, in) })
-	both.Go(func() { c.deliver(server, out) })
-	both.Go(func() { c.deliver(far, in) })
-	p.wait.Go(func() {
-		both.Wait()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		delete(p.mu.conns, c)
-	})
 	return c, nil
 }
 
-// The queue of one direction: about what two socket buffers hold.
-const (
-	queuedChunks = 64
-	chunkBytes   = 32 << 10
-)
+// passes says whether the path is not silent, with what is closed when it is not
+// any more.
+func (p *Path) passes() (now bool, mended <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.mu.mended:
+		return true, p.mu.mended
+	default:
+		return false, p.mu.mended
+	}
+}
 
-// pathConn is the client's end of one connection.
+// spawn runs fn, unless the path was closed.
+func (p *Path) spawn(fn func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.mu.closed {
+		p.wait.Go(fn)
+	}
+}
+
+func (p *Path) forget(c *pathConn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.mu.conns, c)
+}
+
+// heldBytes is what a connection takes of its client in silence: about what two
+// socket buffers hold.
+const heldBytes = 2 << 20
+
+// pathConn is the client's end of one connection. While the path passes, the
+// client's calls are those of the connection to the server. What is written in
+// silence is held, and so is what is read; a goroutine hands it over when the
+// path is mended.
 type pathConn struct {
-	net.Conn // The near end of the pipe.
-
-	far    net.Conn
 	server net.Conn
 	path   *Path
-	reset  atomic.Bool
 	once   sync.Once
 	broken chan struct{} // Closed by breakOff.
+	closed chan struct{} // Closed by Close.
+	room   chan struct{} // A token when held data was handed over.
+
+	writing sync.Mutex // Writes take their turn.
+	reading sync.Mutex // Reads take their turn; guards ahead.
+	ahead   struct {   // What was read in silence.
+		some bool
+		b    []byte
+		err  error
+	}
+
+	mu struct {
+		sync.Mutex
+		over            bool // Closed by the client.
+		held            [][]byte
+		bytes           int
+		handing         bool // A goroutine hands over what is held.
+		readBy, writeBy cutoff
+	}
+}
+
+// cutoff is a deadline whose changes can be waited for.
+type cutoff struct {
+	at      time.Time
+	changed chan struct{} // nil: nobody waits
+}
+
+func (d *cutoff) set(at time.Time) {
+	if d.at = at; d.changed != nil {
+		close(d.changed)
+		d.changed = nil
+	}
+}
+
+func (d *cutoff) watch() <-chan struct{} {
+	if d.changed == nil {
+		d.changed = make(chan struct{})
+	}
+	return d.changed
 }
 
 // breakOff resets the connection for both sides.
 func (c *pathConn) breakOff() {
 	c.once.Do(func() {
-		c.reset.Store(true)
 		close(c.broken)
-		_ = c.far.Close() // Nobody is left to tell.
-		_ = c.server.Close()
+		_ = c.server.Close() // Nobody is left to tell.
+		c.path.forget(c)
 	})
 }
 
-// collect reads what one side sends into the queue, until that side ends.
-func (c *pathConn) collect(from net.Conn, queue chan<- []byte) {
-	defer close(queue)
-	buf := make([]byte, chunkBytes)
+// Close implements net.Conn. The server learns of it when the path passes.
+func (c *pathConn) Close() error {
+	c.mu.Lock()
+	if c.mu.over {
+		c.mu.Unlock()
+		return nil
+	}
+	c.mu.over = true
+	close(c.closed)
+	if now, _ := c.path.passes(); !now {
+		c.handOverLocked()
+	}
+	late := c.mu.handing
+	c.mu.Unlock()
+	if late {
+		return c.server.SetReadDeadline(time.Unix(1, 0)) // Ends a read.
+	}
+	c.path.forget(c)
+	return c.server.Close()
+}
+
+// handOverLocked has what is held handed over when the path passes, and the end
+// of the connection behind it.
+func (c *pathConn) handOverLocked() {
+	if c.mu.handing {
+		return
+	}
+	c.mu.handing = true
+	_ = c.server.SetWriteDeadline(time.Time{}) // The client's deadline is no matter of the network's.
+	c.path.spawn(c.handOver)
+}
+
+func (c *pathConn) handOver() {
+	ok := true
 	for {
-		n, err := from.Read(buf)
-		if n > 0 {
-			select {
-			case queue <- bytes.Clone(buf[:n]):
-			case <-c.broken:
-				return
-			}
+		ok = ok && c.path.pass(c.broken) // The end is as late as the data.
+		c.mu.Lock()
+		if !ok {
+			c.mu.held = nil
 		}
-		if err != nil {
+		if len(c.mu.held) == 0 {
+			c.mu.handing, c.mu.bytes = false, 0
+			_ = c.server.SetWriteDeadline(c.mu.writeBy.at)
+			over := c.mu.over
+			c.mu.Unlock()
+			if over {
+				c.path.forget(c)
+				_ = c.server.Close()
+			}
 			return
 		}
-	}
-}
-
-// deliver hands the queue to the other side while the path passes, then the end
-// of the stream. Kafka's peers never half-close, so the end is the end of both
-// ways.
-func (c *pathConn) deliver(to net.Conn, queue <-chan []byte) {
-	dead := false
-	for b := range queue {
-		if dead || !c.path.pass(c.broken) {
-			dead = true // The queue is drained, so that its writer ends.
-			continue
+		b := c.mu.held[0]
+		c.mu.held = c.mu.held[1:]
+		c.mu.bytes -= len(b)
+		c.mu.Unlock()
+		select {
+		case c.room <- struct{}{}:
+		default:
 		}
-		if _, err := to.Write(b); err != nil {
-			dead = true
-		}
+		_, err := c.server.Write(b)
+		ok = err == nil
 	}
-	_ = c.path.pass(c.broken) // The end is as late as the data.
-	_ = to.Close()
-}
-
-// Read reads as a TCP connection would.
-func (c *pathConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	return n, c.kernel("read", err)
 }
 
 // Write writes as a TCP connection would.
 func (c *pathConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
-	return n, c.kernel("write", err)
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	for {
+		if err := c.ended("write"); err != nil {
+			return 0, err
+		}
+		now, _ := c.path.passes()
+		c.mu.Lock()
+		switch {
+		case now && !c.mu.handing:
+			c.mu.Unlock()
+			n, err := c.server.Write(b)
+			return n, c.kernel("write", err)
+		case c.mu.bytes < heldBytes:
+			c.mu.held, c.mu.bytes = append(c.mu.held, bytes.Clone(b)), c.mu.bytes+len(b)
+			c.handOverLocked()
+			c.mu.Unlock()
+			return len(b), nil
+		}
+		c.mu.Unlock()
+		if err := c.await("write", c.room, &c.mu.writeBy); err != nil {
+			return 0, err
+		}
+	}
 }
 
-// kernel gives an error of the pipe the type that the kernel's has.
-func (c *pathConn) kernel(op string, err error) error {
-	switch {
-	case err == nil:
+// Read reads as a TCP connection would.
+func (c *pathConn) Read(b []byte) (int, error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	for {
+		now, mended := c.path.passes()
+		switch err := c.ended("read"); {
+		case err != nil:
+			return 0, err
+		case !c.ahead.some:
+			n, err := c.server.Read(b)
+			if now, _ = c.path.passes(); now || n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+				return n, c.kernel("read", err)
+			}
+			c.ahead.some, c.ahead.b, c.ahead.err = true, bytes.Clone(b[:n]), err
+		case !now:
+			if err := c.await("read", mended, &c.mu.readBy); err != nil {
+				return 0, err
+			}
+		case len(c.ahead.b) > 0:
+			n := copy(b, c.ahead.b)
+			c.ahead.b = c.ahead.b[n:]
+			return n, nil
+		default:
+			err := c.ahead.err
+			if c.ahead.some, c.ahead.err = false, nil; err != nil {
+				return 0, c.kernel("read", err)
+			}
+		}
+	}
+}
+
+// await waits in the client's name.
+func (c *pathConn) await(op string, ready <-chan struct{}, by *cutoff) error {
+	for {
+		c.mu.Lock()
+		at, changed := by.at, by.watch()
+		c.mu.Unlock()
+		left := time.Duration(math.MaxInt64)
+		if !at.IsZero() {
+			left = time.Until(at)
+		}
+		t := time.NewTimer(left)
+		select {
+		case <-ready:
+			t.Stop()
+			return nil
+		case <-t.C:
+			return c.kernel(op, os.ErrDeadlineExceeded)
+		case <-changed:
+		case <-c.broken:
+		case <-c.closed:
+		}
+		t.Stop()
+		if err := c.ended(op); err != nil {
+			return err
+		}
+	}
+}
+
+// ended is the error of a connection that one side ended.
+func (c *pathConn) ended(op string) error {
+	select {
+	case <-c.broken:
+		return c.kernel(op, io.ErrClosedPipe)
+	case <-c.closed:
+		return c.kernel(op, io.ErrClosedPipe)
+	default:
 		return nil
-	case c.reset.Load():
+	}
+}
+
+// SetDeadline implements net.Conn.
+func (c *pathConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *pathConn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.readBy.set(t)
+	if c.mu.over {
+		return nil
+	}
+	return c.server.SetReadDeadline(t)
+}
+
+// SetWriteDeadline implements net.Conn.
+func (c *pathConn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.writeBy.set(t)
+	if c.mu.handing {
+		return nil
+	}
+	return c.server.SetWriteDeadline(t)
+}
+
+// LocalAddr implements net.Conn.
+func (c *pathConn) LocalAddr() net.Addr { return c.server.LocalAddr() }
+
+// RemoteAddr implements net.Conn.
+func (c *pathConn) RemoteAddr() net.Addr { return c.server.RemoteAddr() }
+
+// kernel gives an error the type that the kernel's has.
+func (c *pathConn) kernel(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-c.broken:
 		return &net.OpError{Op: op, Net: "tcp", Err: os.NewSyscallError(op, syscall.ECONNRESET)}
-	case errors.Is(err, io.ErrClosedPipe) && op == "write":
+	case <-c.closed:
+		return &net.OpError{Op: op, Net: "tcp", Err: net.ErrClosed}
+	default:
+	}
+	switch {
+	case errors.Is(err, io.ErrClosedPipe) && op == "write": // net.Pipe
 		return &net.OpError{Op: op, Net: "tcp", Err: os.NewSyscallError(op, syscall.EPIPE)}
 	case errors.Is(err, io.ErrClosedPipe):
 		return &net.OpError{Op: op, Net: "tcp", Err: net.ErrClosed}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &net.OpError{Op: op, Net: "tcp", Err: err}
+		return &net.OpError{Op: op, Net: "tcp", Err: os.ErrDeadlineExceeded}
 	}
 	return err
 }

@@ -32,7 +32,7 @@ func models(t *testing.T, s Scenario) map[string]*cluster {
 			t.Fatal(err)
 		}
 		t.Cleanup(c.Close)
-		out[sc.Name] = &cluster{Broker: c, name: sc.Name, dial: nw.DialContext, brokers: c, model: c, move: c.MoveLeaders}
+		out[sc.Name] = (&cluster{Broker: c, name: sc.Name, dial: nw.DialContext, brokers: c, model: c, move: c.MoveLeaders}).reading(t)
 	}
 	return out
 }

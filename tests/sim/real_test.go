@@ -24,7 +24,7 @@ func reals(t *testing.T, s Scenario) map[string]*cluster {
 			o.Properties[p.Name] = p.Value
 		}
 		c := ktest.RealCluster(t, o)
-		out[sc.Name] = &cluster{Broker: c, name: sc.Name, dial: new(net.Dialer).DialContext, brokers: c}
+		out[sc.Name] = (&cluster{Broker: c, name: sc.Name, dial: new(net.Dialer).DialContext, brokers: c}).reading(t)
 	}
 	return out
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -27,11 +28,12 @@ import (
 // cluster is a cluster of a scenario, fake or real.
 type cluster struct {
 	ktest.Broker
-	name    string
-	dial    fault.DialFunc
-	move    func()          // moves the leaders of all partitions; nil: it can't be done
-	brokers brokers         // nil: they can't be hurt
-	model   *kmodel.Cluster // nil: it is not one
+	*ktest.Reader // for all that a run reads and asks
+	name          string
+	dial          fault.DialFunc
+	move          func()          // moves the leaders of all partitions; nil: it can't be done
+	brokers       brokers         // nil: they can't be hurt
+	model         *kmodel.Cluster // nil: it is not one
 }
 
 // brokers are processes, or what poses as them.
@@ -80,6 +82,17 @@ type run struct {
 type place struct {
 	cluster, topic string
 	partition      int32
+}
+
+// reading gives a cluster its reader, which ends with the test.
+func (c *cluster) reading(tb testing.TB) *cluster {
+	tb.Helper()
+	var err error
+	if c.Reader, err = ktest.NewReader(c.Broker); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(c.Close)
+	return c
 }
 
 func newRun(s Scenario, clusters map[string]*cluster, l limits, log *slog.Logger) *run {
@@ -263,15 +276,9 @@ func (r *run) admin(cluster string, fn func(context.Context, *kadm.Client) error
 
 // raw gives fn a client of a cluster.
 func (r *run) raw(cluster string, fn func(context.Context, *kgo.Client) error) {
-	cl, err := kgo.NewClient(r.clusters[cluster].ClientOptions()...)
-	if err != nil {
-		r.failf("make client: %v", err)
-		return
-	}
-	defer cl.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), r.limits.ready)
 	defer cancel()
-	if err := fn(ctx, cl); err != nil {
+	if err := fn(ctx, r.clusters[cluster].Client()); err != nil {
 		r.failf("change %s: %v", cluster, err)
 	}
 }

@@ -17,13 +17,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/anabranch/anabranch/internal/kmodel"
 	"github.com/anabranch/anabranch/internal/ktest"
 )
 
-// fakeCluster is a kfake cluster on a virtual network.
+// fakeCluster is a kfake cluster on the network of the broker model, which
+// buffers as sockets do.
 type fakeCluster struct {
 	*ktest.Fake
-	nw *kfake.VirtualNetwork
+	nw *kmodel.Network
 }
 
 func (c fakeCluster) ClientOptions() []kgo.Opt {
@@ -34,7 +36,7 @@ func (c fakeCluster) ClientOptions() []kgo.Opt {
 func fakes(t *testing.T, s Scenario) map[string]*cluster {
 	t.Helper()
 	out := map[string]*cluster{}
-	nw := new(kfake.VirtualNetwork)
+	nw := kmodel.NewNetwork()
 	for i, sc := range s.Clusters {
 		name, brokers := sc.Name, max(1, sc.Brokers)
 		var ports []int
@@ -48,7 +50,7 @@ func fakes(t *testing.T, s Scenario) map[string]*cluster {
 			c.KeepControl()
 			return nothingTruncated(req.(*kmsg.OffsetForLeaderEpochRequest)), nil, true
 		})
-		out[name] = &cluster{Broker: c, name: name, dial: nw.DialContext, move: c.ShufflePartitionLeaders}
+		out[name] = (&cluster{Broker: c, name: name, dial: nw.DialContext, move: c.ShufflePartitionLeaders}).reading(t)
 	}
 	return out
 }

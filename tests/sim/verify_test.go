@@ -29,7 +29,7 @@ func (r *run) read(iso ktest.Isolation) []reading {
 	var out []reading
 	for t, on := range where {
 		for _, name := range on {
-			log, err := ktest.Read(ctx, r.clusters[name], r.topic(t), iso)
+			log, err := r.clusters[name].Read(ctx, r.topic(t), iso)
 			if err != nil {
 				r.failf("read %s of %s: %v", t, name, err)
 				continue
