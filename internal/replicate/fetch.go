@@ -17,9 +17,10 @@ import (
 
 // Sizes of the fetch side, in bytes.
 const (
-	fetchPartitionBytes = 1 << 20 // asked for at once of one partition
-	fetchRequestBytes   = 4 << 20 // asked for at once of one broker
-	partitionBuffer     = 4 << 20 // of one partition in memory: fetched and not yet acknowledged
+	fetchPartitionBytes = 1 << 20   // asked for at once of one partition, about, see ask
+	fetchRequestBytes   = 4 << 20   // asked for at once of one broker, about
+	fetchLargeBatch     = 128 << 10 // twice as much of a partition with batches from here on
+	partitionBuffer     = 4 << 20   // of one partition in memory: fetched and not yet acknowledged
 )
 
 // fetched is what one fetch brought for one partition. err says why there is
@@ -50,6 +51,7 @@ type fetchPart struct {
 	gen      uint64
 	next     int64 // offset of the next fetch
 	epoch    int32 // leader epoch of the last batch read, -1: unknown
+	batch    int   // bytes of the last batch read, 0: unknown
 	buffered int64
 	asked    bool // in a request that is under way
 	parked   bool // only its offsets are asked for, see park
@@ -93,7 +95,7 @@ func (f *fetcher) start(id tp, topic string, gen uint64, offset int64, epoch int
 	defer f.mu.Unlock()
 	p := &fetchPart{id: id, topic: topic, gen: gen, next: offset, epoch: epoch, sink: sink, then: then}
 	if old := f.mu.parts[id]; old != nil && old.gen == gen {
-		p.buffered = old.buffered
+		p.buffered, p.batch = old.buffered, old.batch
 	} else if old != nil {
 		f.mu.buffered -= old.buffered
 	}
@@ -232,7 +234,7 @@ func (f *fetcher) request(node int32, rotate int) (*kmsg.FetchRequest, map[tp]*f
 		return nil, nil, wait
 	}
 	req := kmsg.NewPtrFetchRequest()
-	req.MinBytes, req.MaxBytes, req.IsolationLevel = 1, int32(min(fetchRequestBytes, max(room, 1))), 1
+	req.MinBytes, req.IsolationLevel = 1, 1
 	if seeded.Bug("uncommitted-copied") {
 		req.IsolationLevel = 0
 	}
@@ -246,6 +248,7 @@ func (f *fetcher) request(node int32, rotate int) (*kmsg.FetchRequest, map[tp]*f
 	req.SessionID, req.SessionEpoch = 0, -1
 	asked := make(map[tp]*fetchPart, len(ready))
 	topics := map[[16]byte]int{}
+	most := int64(0)
 	for i := range ready {
 		p := ready[(i+rotate)%len(ready)] // a broker fills the answer in this order: rotate to be fair
 		pm, _ := m.partition(p.id.topicID, p.id.partition)
@@ -258,7 +261,10 @@ func (f *fetcher) request(node int32, rotate int) (*kmsg.FetchRequest, map[tp]*f
 			req.Topics = append(req.Topics, rt)
 		}
 		rp := kmsg.NewFetchRequestTopicPartition()
-		rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = p.id.partition, p.next, fetchPartitionBytes
+		rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = p.id.partition, p.next, ask(p.batch)
+		if most < fetchRequestBytes { // it ends where a partition's part does
+			most += int64(rp.PartitionMaxBytes)
+		}
 		rp.CurrentLeaderEpoch, rp.LastFetchedEpoch = pm.leaderEpoch, p.epoch
 		if seeded.Bug("truncation-ignored") {
 			rp.LastFetchedEpoch = -1
@@ -269,7 +275,23 @@ func (f *fetcher) request(node int32, rotate int) (*kmsg.FetchRequest, map[tp]*f
 		req.Topics[ti].Partitions = append(req.Topics[ti].Partitions, rp)
 		asked[p.id], p.asked = p, true
 	}
+	req.MaxBytes = int32(min(most, max(room, 1)))
 	return req, asked, 0
+}
+
+// ask returns how many bytes to ask for of a partition whose batches have about
+// the given size, 0 if that is not known. A broker cuts its answer at any byte,
+// and what it cut off the last batch is sent and read for nothing. So it is asked
+// for some whole batches, and a little more.
+func ask(batch int) int32 {
+	if batch == 0 {
+		return fetchPartitionBytes
+	}
+	about := fetchPartitionBytes
+	if batch >= fetchLargeBatch {
+		about *= 2
+	}
+	return int32(min(max(1, about/batch)*batch+batch/8, partitionBuffer))
 }
 
 func (f *fetcher) unask(asked map[tp]*fetchPart) {
@@ -334,9 +356,9 @@ func (f *fetcher) deliverPart(p *fetchPart, rp *kmsg.FetchResponseTopicPartition
 	case err == nil && p.parked:
 		p.notUntil = time.Now().Add(parkedEvery)
 	case err == nil:
-		next, epoch, n := scan(rp.RecordBatches, p.next, p.epoch)
+		next, epoch, n, batch := scan(rp.RecordBatches, p.next, p.epoch)
 		if n > 0 {
-			out.bytes, out.mem = rp.RecordBatches[:n], mem.hold()
+			out.bytes, out.mem, p.batch = rp.RecordBatches[:n], mem.hold(), batch
 		}
 		p.next, p.epoch = next, epoch
 		p.buffered += int64(n)

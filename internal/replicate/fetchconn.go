@@ -74,29 +74,31 @@ func (c *fetchConn) close() {
 }
 
 // scan walks the whole entries of a fetch answer and returns the offset and
-// the leader epoch to go on with and how many bytes are whole entries. An entry
-// that can't be walked is left to the pipeline, which reports it.
-func scan(b []byte, next int64, epoch int32) (int64, int32, int) {
+// the leader epoch to go on with, how many bytes are whole entries, and the size
+// of the last. An entry that can't be walked is left to the pipeline, which
+// reports it.
+func scan(b []byte, next int64, epoch int32) (to int64, toEpoch int32, whole, size int) {
 	rest := b
 	for len(rest) > 0 {
 		entry, r, magic, err := kbatch.Next(rest)
 		if errors.Is(err, kbatch.ErrPartial) {
-			return next, epoch, len(b) - len(rest)
-		}
-		if err != nil {
-			return next, epoch, len(b)
+			return next, epoch, len(b) - len(rest), size
 		}
 		last := int64(-1)
-		if magic == 2 {
-			h, err := kbatch.ParseHeader(entry)
-			if err != nil {
-				return next, epoch, len(b)
+		if err == nil && magic == 2 {
+			var h kbatch.Header
+			h, err = kbatch.ParseHeader(entry)
+			last = h.LastOffset()
+			if err == nil {
+				epoch = h.LeaderEpoch
 			}
-			last, epoch = h.LastOffset(), h.LeaderEpoch
-		} else if _, last, err = kbatch.OffsetRange(entry); err != nil {
-			return next, epoch, len(b)
+		} else if err == nil {
+			_, last, err = kbatch.OffsetRange(entry)
 		}
-		next, rest = max(next, last+1), r
+		if err != nil {
+			break
+		}
+		next, rest, size = max(next, last+1), r, len(entry)
 	}
-	return next, epoch, len(b)
+	return next, epoch, len(b), size
 }
