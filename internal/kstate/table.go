@@ -42,8 +42,9 @@ type Table struct {
 	mu struct {
 		sync.Mutex
 		parts    []*partition
-		err      error // the table can't go on; returned by all waits
-		refused  error // the cluster does not let us read now; returned by waits that are not met
+		err      error                   // the table can't go on; returned by all waits
+		refused  error                   // the cluster does not let us read now; returned by waits that are not met
+		end      context.CancelCauseFunc // ends Run; nil before it
 		changed  chan struct{}
 		watchers map[chan struct{}]struct{}
 		client   *kgo.Client
@@ -56,7 +57,8 @@ type marker struct {
 }
 
 type partition struct {
-	next    int64 // everything below was folded
+	next    int64 // everything below was folded, or is lost
+	lost    int64 // records below it were deleted before they were read; 0: none
 	values  map[string][]byte
 	markers map[int64]marker // newest marker by producer id
 }
@@ -90,8 +92,10 @@ func (t *Table) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("follow %s: %w", Topic, err)
 	}
 	defer ask.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	t.mu.Lock()
-	t.mu.client = ask
+	t.mu.client, t.mu.end = ask, cancel
 	close(t.mu.changed)
 	t.mu.changed = make(chan struct{})
 	t.mu.Unlock()
@@ -120,6 +124,9 @@ func (t *Table) Run(ctx context.Context) (err error) {
 		if err := t.poll(ctx, cl); err != nil {
 			return err
 		}
+	}
+	if err := context.Cause(ctx); errors.Is(err, errDeleted) {
+		return err
 	}
 	return nil
 }
@@ -215,6 +222,7 @@ func (t *Table) fold(fs kgo.Fetches) {
 			return // an error, perhaps of no partition at all
 		}
 		p := t.mu.parts[ftp.Partition]
+		t.beginsLocked(ftp.Partition, min(ftp.LogStartOffset, ftp.Records[0].Offset)) // what came with it is not lost
 		for _, r := range ftp.Records {
 			p.fold(r)
 		}
@@ -222,8 +230,26 @@ func (t *Table) fold(fs kgo.Fetches) {
 	t.notifyLocked()
 }
 
+// errDeleted ends a table that has a part of a partition only.
+var errDeleted = errors.New("records of the state topic were deleted before they were read")
+
+// beginsLocked notes where the log of a partition begins. The cleaner leaves
+// that where it is (UnifiedLog.deleteOldSegments), so what lay between what was
+// read and there was deleted by somebody. A table that had read what lay before
+// ends: one that begins anew tells its users, see Lost.
+func (t *Table) beginsLocked(part int32, start int64) {
+	p := t.mu.parts[part]
+	if start <= p.next {
+		return
+	}
+	if p.next > 0 {
+		t.mu.end(fmt.Errorf("%w: topic %s partition %d was read up to %d and now begins at %d", errDeleted, Topic, part, p.next, start))
+	}
+	p.next, p.lost = start, start
+}
+
 func (p *partition) fold(r *kgo.Record) {
-	p.next = r.Offset + 1
+	p.next = max(p.next, r.Offset+1)
 	if r.Attrs.IsControl() {
 		p.markers[r.ProducerID] = marker{epoch: r.ProducerEpoch, offset: r.Offset}
 		return
@@ -287,6 +313,19 @@ func (t *Table) Range(part int32, prefix string, fn func(key string, value []byt
 			fn(k, v)
 		}
 	}
+}
+
+// Lost reports whether records of a partition were deleted before they were
+// read, and below which offset. What the table holds of such a partition is not
+// the state: keys may be missing. It is known when RefreshPartition returned.
+func (t *Table) Lost(part int32) (below int64, lost bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if int(part) >= len(t.mu.parts) {
+		return 0, false
+	}
+	p := t.mu.parts[part]
+	return p.lost, p.lost > 0
 }
 
 // Partitions returns how many partitions are followed, 0 while the topic does
@@ -376,7 +415,8 @@ func (t *Table) Refresh(ctx context.Context) error {
 	return nil
 }
 
-// RefreshPartition is Refresh for one partition.
+// RefreshPartition is Refresh for one partition. What was deleted before it was
+// read is not waited for: see Lost.
 func (t *Table) RefreshPartition(ctx context.Context, part int32) error {
 	t.mu.Lock()
 	cl, n := t.mu.client, len(t.mu.parts)
@@ -391,21 +431,67 @@ func (t *Table) RefreshPartition(ctx context.Context, part int32) error {
 			return err
 		}
 	}
-	end, err := t.logEnd(ctx, cl, part)
+	end, err := t.logOffset(ctx, cl, part, highWatermark)
 	if err != nil {
 		return fmt.Errorf("read the end of %s partition %d: %w", Topic, part, err)
 	}
-	return t.wait(ctx, func() bool { return int(part) < len(t.mu.parts) && t.mu.parts[part].next >= end })
+	read := int64(-1)
+	for pause := time.Duration(0); ; pause = slowRead {
+		err := t.waitFor(ctx, pause, func() bool {
+			if int(part) >= len(t.mu.parts) {
+				return false
+			}
+			read = t.mu.parts[part].next
+			return read >= end || read == 0 && pause == 0
+		})
+		if err != nil && !errors.Is(err, errSlow) || read >= end {
+			return err
+		}
+		// Nothing was read yet, or nothing comes: a log from which everything
+		// was deleted never answers a fetch.
+		start, err := t.logOffset(ctx, cl, part, logStart)
+		if err != nil {
+			return fmt.Errorf("read the beginning of %s partition %d: %w", Topic, part, err)
+		}
+		t.mu.Lock()
+		if int(part) < len(t.mu.parts) {
+			t.beginsLocked(part, start)
+		}
+		t.mu.Unlock()
+	}
 }
 
-// logEnd returns the high watermark of one partition. What may pass by itself
-// is tried again while the table's patience lasts.
-func (t *Table) logEnd(ctx context.Context, cl *kgo.Client, part int32) (int64, error) {
+// The offsets that brokers list by these timestamps.
+const (
+	highWatermark = -1
+	logStart      = -2
+)
+
+// slowRead is how long a refresh waits before it asks whether what it waits for
+// is still there.
+const slowRead = 2 * time.Second
+
+// errSlow is the cause when waitFor did not wait any longer.
+var errSlow = errors.New("not read yet")
+
+// waitFor is wait for some time only, 0 means without end.
+func (t *Table) waitFor(ctx context.Context, limit time.Duration, ok func() bool) error {
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, errSlow)
+		defer cancel()
+	}
+	return t.wait(ctx, ok)
+}
+
+// logOffset returns the high watermark or the log start offset of one partition.
+// What may pass by itself is tried again while the table's patience lasts.
+func (t *Table) logOffset(ctx context.Context, cl *kgo.Client, part int32, which int64) (int64, error) {
 	began := time.Now()
 	var wait backoff
 	var why error // of the attempt before
 	for {
-		end, err := askLogEnd(ctx, cl, part)
+		end, err := askLogOffset(ctx, cl, part, which)
 		switch since := time.Since(began); {
 		case err == nil:
 			return end, nil
@@ -423,9 +509,9 @@ func (t *Table) logEnd(ctx context.Context, cl *kgo.Client, part int32) (int64, 
 	}
 }
 
-func askLogEnd(ctx context.Context, cl *kgo.Client, part int32) (int64, error) {
+func askLogOffset(ctx context.Context, cl *kgo.Client, part int32, which int64) (int64, error) {
 	rp := kmsg.NewListOffsetsRequestTopicPartition()
-	rp.Partition, rp.Timestamp = part, -1
+	rp.Partition, rp.Timestamp = part, which
 	rt := kmsg.NewListOffsetsRequestTopic()
 	rt.Topic, rt.Partitions = Topic, append(rt.Partitions, rp)
 	req := kmsg.NewPtrListOffsetsRequest()

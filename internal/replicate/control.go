@@ -125,9 +125,12 @@ func (e *Engine) registrations() map[int64]registration {
 		if err != nil {
 			continue
 		}
-		if reg, err := decode[registration](v); err == nil {
-			out[id] = reg
+		reg, err := decode[registration](v)
+		if err != nil {
+			e.note("read "+prefix+k, err)
+			continue
 		}
+		out[id] = reg
 	}
 	return out
 }

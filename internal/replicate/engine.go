@@ -75,7 +75,8 @@ func New(o Options) (*Engine, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	e := &Engine{o: o.withDefaults(), targetState: o.TargetState, sourceIDs: newRegistry(o.SourceState), claims: newClaims(o.SourceState)}
+	e := &Engine{o: o.withDefaults(), targetState: o.TargetState, claims: newClaims(o.SourceState)}
+	e.sourceIDs = newRegistry(o.SourceState, func(err error) { e.note("read the registry of cluster "+e.o.Source.Name, err) })
 	e.log = e.o.Logger.With(slog.String("replicator", o.Name))
 	e.mu.slots, e.mu.cancels, e.mu.notes = map[int32]*slot{}, map[int32]*ownedSlot{}, map[string]note{}
 	e.mu.phase, e.mu.reason = dr.ReplicatorCreating, "starting"
@@ -229,6 +230,12 @@ func (e *Engine) connect(ctx context.Context) error {
 		return err
 	}
 	if err := e.retry(ctx, "read the state topic", func() error { return e.targetState.Refresh(ctx) }); err != nil {
+		return err
+	}
+	if err := e.retry(ctx, "read the registry of cluster "+e.o.Source.Name, func() error { return e.o.SourceState.RefreshPartition(ctx, controlPartition) }); err != nil {
+		return err
+	}
+	if err := e.lostControl(); err != nil {
 		return err
 	}
 	if rec := e.createdRecord(); rec != nil && rec.Slots != e.slots {

@@ -1,7 +1,9 @@
 package replicate
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -14,7 +16,8 @@ import (
 // seen has been read is native for ever: replicators register their ids, and
 // read the entry back, before they use them.
 type registry struct {
-	table *kstate.Table
+	table   *kstate.Table
+	trouble func(error) // told why ids can't be looked up: pipelines wait for them
 
 	mu struct {
 		sync.Mutex
@@ -27,8 +30,8 @@ type registry struct {
 // nativeCache bounds the memory for ids that are known to be native.
 const nativeCache = 1 << 18
 
-func newRegistry(table *kstate.Table) *registry {
-	r := &registry{table: table}
+func newRegistry(table *kstate.Table, trouble func(error)) *registry {
+	r := &registry{table: table, trouble: trouble}
 	r.mu.native = map[int64]struct{}{}
 	r.mu.asked = map[int64][]func(){}
 	return r
@@ -87,17 +90,28 @@ func (r *registry) read(ctx context.Context) {
 		}
 		r.mu.Unlock()
 		err := r.table.RefreshPartition(ctx, controlPartition)
+		if below, lost := r.table.Lost(controlPartition); err == nil && lost {
+			err = fmt.Errorf("%s begins at offset %d: who wrote what is not known any more", stateOf(controlPartition), below)
+		}
+		why := err
 		r.mu.Lock()
 		if len(r.mu.native) > nativeCache {
 			r.mu.native = map[int64]struct{}{}
 		}
 		for id := range asked {
-			if _, registered := r.table.Get(controlPartition, keyRegistration(id)); err == nil && !registered {
+			b, registered := r.table.Get(controlPartition, keyRegistration(id))
+			if registered {
+				_, bad := decode[registration](b) // of a newer version: the others can be told all the same
+				why = cmp.Or(why, bad)
+			} else if err == nil {
 				r.mu.native[id] = struct{}{}
 			}
 		}
 		r.mu.Unlock()
-		if err != nil {
+		if why != nil {
+			if ctx.Err() == nil {
+				r.trouble(why)
+			}
 			sleep(ctx, 200*time.Millisecond) //nolint:errcheck // they ask again, or it is over
 		}
 		for _, list := range asked {

@@ -87,7 +87,7 @@ func (s *slot) gather(p *pipeline) ([]stateRecord, covered) {
 	var out []stateRecord
 	c := covered{p: p, intents: p.unsavedTo}
 	if p.keep != nil {
-		if p.dirty && p.halt != nil {
+		if p.dirty {
 			p.dirty = false
 			ck := *p.keep
 			ck.Halt, ck.HighWater, ck.LogStart, ck.Resolved = p.halt, p.highWater, p.logStart, p.resolved

@@ -15,6 +15,7 @@ type found struct {
 	targetEnd  int64
 	maxBytes   int
 	checkBelow int64
+	untouched  bool // nothing was ever written to the target partition
 }
 
 // startNew finds partitions of this slot that have no pipeline yet and starts
@@ -76,6 +77,9 @@ func (s *slot) startOne(io context.Context, id tp, topic string, target *topicMe
 			p.beginEpoch(s.primary)
 			// The first item waits for the checkpoint that announces the epoch.
 			p.intents, p.unsavedTo, p.dirty = 1, 1, true
+			if lost := s.lost(); lost != nil {
+				s.startUnknown(p, lost, f.untouched)
+			}
 			s.pipes[id] = p
 			s.state.want(p)
 			s.startFetch(p)
@@ -104,6 +108,7 @@ func (e *Engine) findStart(ctx context.Context, id tp, topic string, target *top
 	if f.targetEnd, err = listOffset(ctx, e.control, target.name, id.partition, -1); err != nil {
 		return f, err
 	}
+	f.untouched = f.targetEnd == 0
 	rec, ok := e.startRecord(id.topicID)
 	if !ok {
 		return f, nil
@@ -124,8 +129,9 @@ func (e *Engine) findStart(ctx context.Context, id tp, topic string, target *top
 	return f, nil
 }
 
-// holdsForeign reports whether a target partition holds records that no
-// replicator wrote.
+// holdsForeign reports whether a target partition holds records that no other
+// replicator wrote. Records of this one, from before it was created, are from a
+// life of which no state is left: they count as if nobody had written them.
 func (e *Engine) holdsForeign(ctx context.Context, t fenceTarget, end int64) (bool, error) {
 	if err := e.targetState.RefreshPartition(ctx, controlPartition); err != nil {
 		return false, err
@@ -133,8 +139,8 @@ func (e *Engine) holdsForeign(ctx context.Context, t fenceTarget, end int64) (bo
 	foreign := false
 	_, err := walkLog(ctx, e.tailClient, e.target, t, 0, func(h kbatch.Header, _ []byte) bool {
 		if !h.IsControl() && h.Count > 0 {
-			if _, ok := e.targetState.Get(controlPartition, keyRegistration(h.ProducerID)); !ok || h.ProducerID < 0 {
-				foreign = true
+			reg := controlRecord[registration](e, keyRegistration(h.ProducerID))
+			if foreign = reg == nil || reg.Replicator == e.o.Name || h.ProducerID < 0; foreign {
 				return false
 			}
 		}

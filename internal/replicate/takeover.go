@@ -231,6 +231,9 @@ func (p *pipeline) beginEpoch(prod *producer) {
 // established halt the partition, not the slot.
 func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, error) {
 	broken := s.loadRest(id, r)
+	if broken == nil && !s.whole(r.ck) {
+		broken = fmt.Errorf("%w, and what was written behind the last checkpoint is not known", s.lost())
+	}
 	ck := r.ck
 	targetID, err := parseID(ck.TargetID)
 	if err != nil {

@@ -120,6 +120,7 @@ func (s *slot) watchTarget(p *pipeline, tgt *clusterMeta) {
 				return
 			case err != nil:
 				p.epochAsked = -1 // ask again
+				s.e.note(fmt.Sprintf("look whether target topic %s partition %d still holds offset %d", p.target, p.id.partition, end-1), err)
 				return
 			}
 			_, ours := s.ours[h.ProducerID]
