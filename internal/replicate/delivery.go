@@ -15,8 +15,8 @@ import (
 )
 
 // Whether the target's brokers keep the rules that exactly-once rests on is tried
-// before anything is copied (package kprobe), once for all replicators of a
-// target: the verdict is kept in its state topic. What to do on a target that
+// before anything is copied (package kprobe), while the group of workers forms,
+// and once for all replicators of a target: the verdict is kept in its state topic. What to do on a target that
 // breaks them is decided here.
 
 // verdictLife is how long a verdict counts while the brokers' software is the
@@ -55,34 +55,55 @@ func (e *DeliveryError) Error() string {
 	for _, f := range e.Findings {
 		why = append(why, f.Message)
 	}
-	fix := "set `delivery: at_least_once` to copy nevertheless, or use another target"
+	fix := "set `delivery: at_least_once` and raise `version` to copy nevertheless, or use another target"
 	if e.Possible == "" {
 		fix = "use another target"
 	}
 	return fmt.Sprintf("the brokers of %s do not keep rules of Apache Kafka that exactly-once rests on: %s (%s)", e.Target, strings.Join(why, "; "), fix)
 }
 
-// settleDelivery finds out what the target's brokers allow. It returns a
-// *DeliveryError where that is less than what is wanted.
+// settleDelivery finds out what the target's brokers allow. It tries until there
+// is a verdict, and returns a *DeliveryError where that is less than what is
+// wanted.
 func (e *Engine) settleDelivery(ctx context.Context) error {
+	what := "probe the brokers of " + e.o.Target.Name
 	var rec probeRecord
-	if err := e.retry(ctx, "probe the brokers of "+e.o.Target.Name, func() (err error) {
-		rec, err = e.probe(ctx)
-		return err
-	}); err != nil {
-		return err
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		var err error
+		if rec, err = e.probe(ctx); err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		e.note(what, err)
+		e.log.LogAttrs(ctx, slog.LevelWarn, "waiting", slog.String("what", what), slog.String("error", err.Error()))
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
 	}
 	res := kprobe.Result{Failed: rec.Failed, Basic: rec.Basic}
-	v := &targetRules{best: res.Delivery(), findings: res.Findings(e.o.Target.Name, e.o.Delivery)}
-	e.delivery.Store(v)
-	if v.best == dr.DeliveryExactlyOnce {
+	rules := &targetRules{best: res.Delivery(), findings: res.Findings(e.o.Target.Name, e.o.Delivery)}
+	e.delivery.Store(rules)
+	if rules.best != dr.DeliveryExactlyOnce && rules.best != e.o.Delivery {
+		return &DeliveryError{Target: e.o.Target.Name, Findings: rules.findings, Possible: rules.best}
+	}
+	if rules.best != dr.DeliveryExactlyOnce {
+		e.log.LogAttrs(ctx, slog.LevelWarn, "the target allows at-least-once only", slog.Any("findings", rules.findings))
+	}
+	close(e.settled)
+	return nil
+}
+
+// awaitDelivery waits until the target's brokers are known to allow what is
+// wanted.
+func (e *Engine) awaitDelivery(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-e.settled:
 		return nil
 	}
-	if v.best != e.o.Delivery {
-		return &DeliveryError{Target: e.o.Target.Name, Findings: v.findings, Possible: v.best}
-	}
-	e.log.LogAttrs(ctx, slog.LevelWarn, "the target allows at-least-once only", slog.Any("findings", v.findings))
-	return nil
 }
 
 // probe returns the verdict that is kept, or a new one, which it keeps. One that

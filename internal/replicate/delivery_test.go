@@ -72,8 +72,8 @@ func TestModel_TargetsThatBreakRulesAreNotWrittenTo(t *testing.T) {
 		code   string
 		advice string
 	}{
-		{"an older epoch may write", kmodel.Broken{OlderEpochs: true}, "", kprobe.RuleOlderEpoch, "set `delivery: at_least_once`"},
-		{"a new epoch may not", kmodel.Broken{KeptSequences: true}, dr.DeliveryExactlyOnce, kprobe.RuleNewEpoch, "set `delivery: at_least_once`"},
+		{"an older epoch may write", kmodel.Broken{OlderEpochs: true}, "", kprobe.RuleOlderEpoch, "set `delivery: at_least_once` and raise `version`"},
+		{"a new epoch may not", kmodel.Broken{KeptSequences: true}, dr.DeliveryExactlyOnce, kprobe.RuleNewEpoch, "set `delivery: at_least_once` and raise `version`"},
 		{"producer ids are dropped", kmodel.Broken{DroppedIDs: true}, "", kprobe.RuleHeaders, "use another target"},
 		{"not even at least once", kmodel.Broken{AnySequence: true}, dr.DeliveryAtLeastOnce, kprobe.RuleWrongSequence, "use another target"},
 	} {

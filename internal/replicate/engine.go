@@ -47,6 +47,7 @@ type Engine struct {
 	decoded sync.Map // control records by key
 
 	delivery atomic.Pointer[targetRules] // nil: the target's brokers were not tried so far
+	settled  chan struct{}               // closed when they were, and allow what is wanted
 
 	mu struct {
 		sync.Mutex
@@ -81,6 +82,7 @@ func New(o Options) (*Engine, error) {
 	e.mu.slots, e.mu.cancels, e.mu.notes = map[int32]*slot{}, map[int32]*ownedSlot{}, map[string]note{}
 	e.mu.phase, e.mu.reason = dr.ReplicatorCreating, "starting"
 	e.stats.init()
+	e.settled = make(chan struct{})
 	return e, nil
 }
 
@@ -126,10 +128,23 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error { return e.targetMissing.run(gctx) })
 	g.Go(func() error { return e.reportWorker(gctx) })
 	g.Go(func() error { return e.followEnds(gctx) })
-	err = e.member(ctx, gctx)
+	working, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	g.Go(func() error { // while the group forms: nothing is copied before it is known
+		if err := e.settleDelivery(working); err != nil {
+			end(err)
+		}
+		return nil
+	})
+	err = e.member(working, gctx)
 	cancel()
 	e.senders.close() // the slots have what they waited for: what is still on the wire is left to the next take-over
-	return errors.Join(err, ignoreCancel(g.Wait()))
+	err = errors.Join(err, ignoreCancel(g.Wait()))
+	if refused, ok := errors.AsType[*DeliveryError](context.Cause(working)); ok {
+		e.setPhase(dr.ReplicatorFailed, refused.Error())
+		return refused
+	}
+	return err
 }
 
 func ignoreCancel(err error) error {
@@ -201,8 +216,7 @@ func (e *Engine) reached() bool {
 	return e.mu.dialed && e.slots > 0 && e.source.meta() != nil && e.target.meta() != nil
 }
 
-// connect waits until both clusters answer, prepares the state topic and finds
-// out what the target's brokers allow.
+// connect waits until both clusters answer, and prepares the state topic.
 func (e *Engine) connect(ctx context.Context) error {
 	src, err := e.firstMeta(ctx, e.o.Source.Name, e.sourceControl)
 	if err != nil {
@@ -241,7 +255,7 @@ func (e *Engine) connect(ctx context.Context) error {
 	if rec := e.createdRecord(); rec != nil && rec.Slots != e.slots {
 		return fmt.Errorf("state topic %s of %s has %d partitions, replicator %s was created with %d slots: partitions would get two owners", kstate.Topic, e.o.Target.Name, e.slots, e.o.Name, rec.Slots)
 	}
-	return e.settleDelivery(ctx)
+	return nil
 }
 
 func (e *Engine) firstMeta(ctx context.Context, name string, cl *kgo.Client) (*clusterMeta, error) {
@@ -289,9 +303,12 @@ func (e *Engine) background(fn func(context.Context)) {
 	e.jobs.Go(func() { fn(e.jobsCtx) })
 }
 
-// ready waits until a slot can be taken over: metadata of both clusters and no
-// pause.
+// ready waits until a slot can be taken over: metadata of both clusters, brokers
+// of the target that allow it, and no pause.
 func (e *Engine) ready(ctx context.Context) error {
+	if err := e.awaitDelivery(ctx); err != nil {
+		return err
+	}
 	for e.source.meta() == nil || e.target.meta() == nil {
 		if err := sleep(ctx, 20*time.Millisecond); err != nil {
 			return err

@@ -340,6 +340,9 @@ func (e *Engine) startLead(ctx context.Context) func() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		if e.awaitDelivery(ctx) != nil {
+			return
+		}
 		for wait := 100 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 5*time.Second) {
 			err := e.bootstrap(ctx)
 			if err == nil && e.o.Lead != nil {
