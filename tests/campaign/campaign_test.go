@@ -282,10 +282,10 @@ func TestOrdersReachAWorkerAndLateOnesDoNot(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	c := &child{out: json.NewEncoder(&out)}
-	if err := c.do(t.Context(), order{Do: doReset}); err != nil {
+	if _, err := c.do(t.Context(), order{Do: doReset}); err != nil {
 		t.Error(err)
 	}
-	if err := c.do(t.Context(), order{Do: doPause, Deadline: time.Now().Add(-time.Second)}); err == nil {
+	if _, err := c.do(t.Context(), order{Do: doPause, Deadline: time.Now().Add(-time.Second)}); err == nil {
 		t.Error("an order that came too late is carried out")
 	}
 	c.tell(notice{Done: 3, Error: "x"})
@@ -298,14 +298,16 @@ func TestOrdersReachAWorkerAndLateOnesDoNot(t *testing.T) {
 func TestFlags(t *testing.T) {
 	t.Parallel()
 	o, err := parse([]string{"-duration", "1h", "-seed", "9", "-rounds", "2", "-dir", "x"})
-	if err != nil || o != (options{time.Hour, 9, 2, "x"}) {
+	if err != nil || o != (options{time.Hour, 9, 2, "x", ""}) {
 		t.Errorf("%+v, %v", o, err)
 	}
 	if o, err := parse(nil); err != nil || o.seed == 0 {
 		t.Errorf("%+v, %v", o, err)
 	}
-	if _, err := parse([]string{"-nonsense"}); err == nil {
-		t.Error("an unknown flag passes")
+	for _, bad := range []string{"-nonsense", "-endings=nonsense"} {
+		if _, err := parse([]string{bad}); err == nil {
+			t.Errorf("%s passes", bad)
+		}
 	}
 }
 

@@ -61,17 +61,27 @@ type order struct {
 	Deadline time.Time
 }
 
+// limit is how long it may take.
+func (o order) limit() time.Duration {
+	if o.Do == doResolve {
+		return decideLimit
+	}
+	return orderLimit
+}
+
 // notice is one line from a worker process: the end of an order, or the status.
 type notice struct {
-	Done   int // the order's number; 0: none
-	Error  string
-	Status *dr.ReplicatorStatus
+	Done     int // the order's number; 0: none
+	Error    string
+	Resolved *dr.ResolveResult // of doResolve
+	Status   *dr.ReplicatorStatus
 }
 
 // Times of a worker process.
 const (
 	statusEvery = 400 * time.Millisecond
 	orderLimit  = 8 * time.Second
+	decideLimit = 40 * time.Second // of doResolve, which may wait until a topic is gone
 )
 
 // network is what stands between a worker and one of its clusters.
@@ -158,8 +168,9 @@ func (c *child) obey(ctx context.Context, in io.Reader) {
 			return // The campaign and its workers are one binary: it is gone.
 		}
 		go func() {
-			n := notice{Done: o.N}
-			if err := c.do(ctx, o); err != nil {
+			resolved, err := c.do(ctx, o)
+			n := notice{Done: o.N, Resolved: resolved}
+			if err != nil {
 				n.Error = err.Error()
 			}
 			c.tell(n)
@@ -167,20 +178,20 @@ func (c *child) obey(ctx context.Context, in io.Reader) {
 	}
 }
 
-func (c *child) do(ctx context.Context, o order) error {
+func (c *child) do(ctx context.Context, o order) (*dr.ResolveResult, error) {
 	if !o.Deadline.IsZero() && time.Now().After(o.Deadline) {
-		return errors.New("too late")
+		return nil, errors.New("too late")
 	}
-	ctx, cancel := context.WithTimeout(ctx, orderLimit)
+	ctx, cancel := context.WithTimeout(ctx, o.limit())
 	defer cancel()
 	switch o.Do {
 	case doPause:
-		return c.w.Pause(ctx)
+		return nil, c.w.Pause(ctx)
 	case doResume:
-		return c.w.Resume(ctx)
+		return nil, c.w.Resume(ctx)
 	case doResolve:
-		_, err := c.w.Resolve(ctx, o.Resolution)
-		return err
+		r, err := c.w.Resolve(ctx, o.Resolution)
+		return &r, err
 	default: // of the network
 	}
 	for side, n := range c.nets {
@@ -197,8 +208,8 @@ func (c *child) do(ctx context.Context, o order) error {
 		case doPlan:
 			n.inj.SetPlan(o.Plan)
 		default:
-			return fmt.Errorf("order %q: unknown", o.Do)
+			return nil, fmt.Errorf("order %q: unknown", o.Do)
 		}
 	}
-	return nil
+	return nil, nil
 }

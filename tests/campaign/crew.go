@@ -74,7 +74,7 @@ type crew struct {
 		begun    int // faults
 		kept     int // frozen workers that kept slots: nobody could take them over
 		active   int
-		expected []string       // words of halts that are due
+		expected [][]string     // words of halts that are due, see expect
 		kills    map[string]int // by replicator
 		phases   map[kworker.Phase]int
 	}
@@ -143,8 +143,7 @@ func (c *crew) check(id string, p *process) {
 	expected := c.mu.expected
 	c.mu.Unlock()
 	for _, line := range p.Halted() {
-		due := len(expected) > 0 && !slices.ContainsFunc(expected, func(word string) bool { return !strings.Contains(line, word) })
-		if !due {
+		if !isDue(line, expected) {
 			c.problem("worker %s: %s", id, line)
 		}
 	}
@@ -153,9 +152,23 @@ func (c *crew) check(id string, p *process) {
 	}
 }
 
-// expect makes halts whose lines have all these words be no problem from now on.
-// It notes the others that live processes told by then.
-func (c *crew) expect(words ...string) {
+// isDue reports whether a line has all the words of one of the lists.
+func isDue(line string, expected [][]string) bool {
+	return slices.ContainsFunc(expected, func(words []string) bool {
+		return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) })
+	})
+}
+
+// expect makes halts be no problem whose lines have all the words of one of these
+// lists, or of one that was expected before.
+func (c *crew) expect(lists ...[]string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.expected = append(c.mu.expected, lists...)
+}
+
+// unexpected notes the halts that live processes told by now.
+func (c *crew) unexpected() {
 	for _, replicator := range replicators {
 		for n := range workersEach {
 			id := workerID(replicator, n)
@@ -164,9 +177,6 @@ func (c *crew) expect(words ...string) {
 			}
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.mu.expected = words
 }
 
 func (c *crew) problem(format string, args ...any) {
@@ -277,18 +287,25 @@ func (c *crew) status(replicator string) (dr.ReplicatorStatus, bool) {
 
 // tell gives an order to any worker of a replicator until one takes it.
 func (c *crew) tell(ctx context.Context, replicator string, o order) error {
+	_, err := c.ask(ctx, replicator, o)
+	return err
+}
+
+// ask is tell, and returns what was resolved if that was the order.
+func (c *crew) ask(ctx context.Context, replicator string, o order) (dr.ResolveResult, error) {
 	var last error
 	for n := 0; ctx.Err() == nil; n++ {
 		p := c.proc(workerID(replicator, n%workersEach))
 		if !p.dead() {
-			o.Deadline = time.Now().Add(orderLimit)
-			if last = p.order(ctx, o); last == nil {
-				return nil
+			o.Deadline = time.Now().Add(o.limit())
+			var res dr.ResolveResult
+			if res, last = p.order(ctx, o); last == nil {
+				return res, nil
 			}
 		}
 		sleep(ctx, 200*time.Millisecond)
 	}
-	return fmt.Errorf("no worker of %s takes the order: %w", replicator, errors.Join(last, context.Cause(ctx)))
+	return dr.ResolveResult{}, fmt.Errorf("no worker of %s takes the order: %w", replicator, errors.Join(last, context.Cause(ctx)))
 }
 
 // notRunning says which replicators are not RUNNING without a reason, and why.

@@ -74,6 +74,11 @@ func topics() []topic {
 
 // admin has a client of a side's cluster do something.
 func (r *round) admin(ctx context.Context, side string, do func(context.Context, *kadm.Client) error) error {
+	return r.client(ctx, side, func(ctx context.Context, cl *kgo.Client) error { return do(ctx, kadm.NewClient(cl)) })
+}
+
+// client is admin for what no administration client can do.
+func (r *round) client(ctx context.Context, side string, do func(context.Context, *kgo.Client) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	cl, err := kgo.NewClient(r.sides[side].ClientOptions()...)
@@ -81,7 +86,7 @@ func (r *round) admin(ctx context.Context, side string, do func(context.Context,
 		return fmt.Errorf("make client: %w", err)
 	}
 	defer cl.Close()
-	return do(ctx, kadm.NewClient(cl))
+	return do(ctx, cl)
 }
 
 // create makes a topic on one side.

@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -35,6 +37,7 @@ type options struct {
 	seed     uint64
 	rounds   int // 0: as many as the duration has room for
 	dir      string
+	endings  string // names, comma-separated; empty: those of the seed
 }
 
 func parse(args []string) (options, error) {
@@ -44,8 +47,14 @@ func parse(args []string) (options, error) {
 	fs.Uint64Var(&o.seed, "seed", 0, "seed of the first round; the next ones count on (0: a random one)")
 	fs.IntVar(&o.rounds, "rounds", 0, "how many rounds at most (0: as many as there is time for)")
 	fs.StringVar(&o.dir, "dir", filepath.Join("bin", "campaign"), "where the report and the logs of failed rounds go")
+	fs.StringVar(&o.endings, "endings", "", "faults at the end of each round, comma-separated (empty: those that the seed chooses)")
 	if err := fs.Parse(args); err != nil {
 		return o, fmt.Errorf("read the flags: %w", err)
+	}
+	for name := range strings.SplitSeq(o.endings, ",") {
+		if name != "" && !slices.ContainsFunc(endings(), func(e ending) bool { return e.name == name }) {
+			return o, fmt.Errorf("read the flags: there is no ending %q", name)
+		}
 	}
 	if o.seed == 0 {
 		o.seed = rand.Uint64N(1_000_000) + 1 //nolint:gosec // not secret
@@ -56,7 +65,7 @@ func parse(args []string) (options, error) {
 // A round needs this much time besides its load, and is not worth it for a
 // shorter load.
 const (
-	roundOverhead = 60 * time.Second
+	roundOverhead = 150 * time.Second
 	shortestLoad  = 30 * time.Second
 )
 
@@ -78,6 +87,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	fmt.Fprintf(stdout, "campaign of %v on real Kafka, seed %d, report in %s\n%s\n", o.duration, o.seed, dir, rep.Machine)
 	for n := 0; ctx.Err() == nil && (o.rounds == 0 || n < o.rounds); n++ {
 		p := planOf(o.seed + uint64(n))
+		if o.endings != "" {
+			p.endWith(strings.Split(o.endings, ","))
+		}
 		room := time.Until(over) - roundOverhead
 		if room < shortestLoad && n > 0 {
 			break

@@ -76,5 +76,6 @@ func either(side string) string {
 
 // tell gives an order to one worker.
 func (a *attack) tell(ctx context.Context, id string, o order) error {
-	return a.r.crew.proc(id).order(ctx, o)
+	_, err := a.r.crew.proc(id).order(ctx, o)
+	return err
 }

@@ -42,6 +42,7 @@ type Round struct {
 	Unfinished int                   `json:"take_overs_unfinished"` // when the load was over
 	Pauses     []Pause               `json:"pauses"`                // the longest of each replicator
 	Found      map[string]int        `json:"found"`                 // violations, by the titles of ktest.Columns
+	Taken      int                   `json:"taken"`                 // records that an ending took away: they must be missing, and are
 	Expected   []string              `json:"expected_halts,omitempty"`
 	Halts      []string              `json:"halts,omitempty"` // and other lines of workers that no fault explains
 	Failures   []string              `json:"failures,omitempty"`
@@ -143,7 +144,7 @@ func (r *Report) text() []byte {
 // totals renders the sums.
 func (r *Report) totals(b *bytes.Buffer) {
 	var load time.Duration
-	var written, aborted, open, doubted, compared, kills, kept, unfinished, faults, halts, expected int
+	var written, aborted, open, doubted, compared, kills, kept, unfinished, faults, halts, expected, taken int
 	found := map[string]int{}
 	phase := map[kworker.Phase]int{}
 	var data int64
@@ -161,6 +162,7 @@ func (r *Report) totals(b *bytes.Buffer) {
 		faults += len(round.Faults)
 		halts += len(round.Halts)
 		expected += len(round.Expected)
+		taken += round.Taken
 		data += round.Bytes
 		for k, n := range round.Found {
 			found[k] += n
@@ -188,6 +190,7 @@ func (r *Report) totals(b *bytes.Buffer) {
 		fmt.Fprintf(w, "%s\t%d\n", c.Title, found[c.Title])
 	}
 	fmt.Fprintf(w, "halts that are due\t%d\n", expected)
+	fmt.Fprintf(w, "records that the faults at the end took away, and that are missing exactly there\t%d\n", taken)
 	fmt.Fprintf(w, "other halts, panics, unreadable answers\t%d\n", halts)
 	fmt.Fprintf(w, "frozen workers that kept slots\t%d\n", kept)
 	fmt.Fprintf(w, "take-overs not complete when the load was over\t%d\n", unfinished)

@@ -32,7 +32,7 @@ type process struct {
 	mu struct {
 		sync.Mutex
 		orders  int
-		pending map[int]chan error
+		pending map[int]chan notice
 		status  *dr.ReplicatorStatus
 		at      time.Time // of the status
 	}
@@ -54,7 +54,7 @@ func startProcess(starter *ktest.Starter, path string, sp spec, acquired func(sl
 		return nil, fmt.Errorf("start worker %s: %w", sp.ID, err)
 	}
 	p := &process{Journal: kworker.NewJournal(file, acquired), exited: make(chan struct{})}
-	p.mu.pending = map[int]chan error{}
+	p.mu.pending = map[int]chan notice{}
 	p.cmd = exec.Command(binary) //nolint:noctx // faults and the end of the round end it, not a context
 	p.cmd.Env = append(os.Environ(), specEnv+"="+string(text), "GOMEMLIMIT=400MiB")
 	p.cmd.Stderr = p.Journal
@@ -76,7 +76,7 @@ func startProcess(starter *ktest.Starter, path string, sp spec, acquired func(sl
 		defer p.mu.Unlock()
 		for n, c := range p.mu.pending {
 			delete(p.mu.pending, n)
-			c <- errGone
+			c <- notice{Error: errGone.Error()}
 		}
 	}()
 	return p, nil
@@ -97,11 +97,7 @@ func (p *process) listen(out io.Reader) {
 		}
 		if c := p.mu.pending[n.Done]; c != nil {
 			delete(p.mu.pending, n.Done)
-			if n.Error != "" {
-				c <- errors.New(n.Error)
-			} else {
-				c <- nil
-			}
+			c <- n
 		}
 		p.mu.Unlock()
 	}
@@ -117,35 +113,40 @@ func (p *process) status() (dr.ReplicatorStatus, time.Time) {
 	return *p.mu.status, p.mu.at
 }
 
-// order has the process do something, and waits for it.
-func (p *process) order(ctx context.Context, o order) error {
-	done := make(chan error, 1)
+// order has the process do something, waits for it, and returns what was resolved
+// if that was the order.
+func (p *process) order(ctx context.Context, o order) (dr.ResolveResult, error) {
+	done := make(chan notice, 1)
 	p.mu.Lock()
 	p.mu.orders++
 	o.N = p.mu.orders
 	p.mu.pending[o.N] = done
 	p.mu.Unlock()
+	var none dr.ResolveResult
 	line, err := json.Marshal(o)
 	if err != nil {
-		return fmt.Errorf("order %s: %w", o.Do, err)
+		return none, fmt.Errorf("order %s: %w", o.Do, err)
 	}
 	if _, err := p.in.Write(append(line, '\n')); err != nil {
-		return fmt.Errorf("order %s: %w", o.Do, err)
+		return none, fmt.Errorf("order %s: %w", o.Do, err)
 	}
-	timer := time.NewTimer(orderLimit + 2*time.Second)
+	timer := time.NewTimer(o.limit() + 2*time.Second)
 	defer timer.Stop()
 	select {
-	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("order %s: %w", o.Do, err)
+	case n := <-done:
+		if n.Error != "" {
+			return none, fmt.Errorf("order %s: %s", o.Do, n.Error)
 		}
-		return nil
+		if n.Resolved != nil {
+			return *n.Resolved, nil
+		}
+		return none, nil
 	case <-p.exited:
-		return fmt.Errorf("order %s: %w", o.Do, errGone)
+		return none, fmt.Errorf("order %s: %w", o.Do, errGone)
 	case <-timer.C:
-		return fmt.Errorf("order %s: no answer", o.Do)
+		return none, fmt.Errorf("order %s: no answer", o.Do)
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return none, context.Cause(ctx)
 	}
 }
 
