@@ -1,6 +1,7 @@
 package kprobe
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -8,9 +9,13 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kbatch"
 	"github.com/anabranch/anabranch/internal/kmodel"
 	"github.com/anabranch/anabranch/internal/ktest"
 )
@@ -59,6 +64,83 @@ func TestRun_PassesOnRealKafka(t *testing.T) {
 		{"4.4-tv2", ktest.Options{Version: ktest.Newest, Features: map[string]int{"transaction.version": 2}}},
 	} {
 		t.Run(env.name, func(t *testing.T) { passes(t, ktest.RealCluster(t, env.o)) })
+	}
+}
+
+// TestRun_FindsWhatOnlyAnswersTell has a coordinator that gives another producer id
+// for each epoch, and one broker that takes no batch outside of a transaction.
+func TestRun_FindsWhatOnlyAnswersTell(t *testing.T) {
+	t.Parallel()
+	probe := func(t *testing.T, key kmsg.Key, answer func(kmsg.Request) kmsg.Response) Result {
+		t.Helper()
+		c := ktest.FakeCluster(t, ktest.FakeOptions{})
+		c.ControlKey(key.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+			c.KeepControl()
+			resp := answer(req)
+			return resp, nil, resp != nil
+		})
+		res, err := Run(t.Context(), Options{Dial: dialer(c.ClientOptions()), TransactionalID: "anabranch-a-probe-"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	t.Run("epochs", func(t *testing.T) {
+		t.Parallel()
+		asked := map[string]bool{}
+		res := probe(t, kmsg.InitProducerID, func(req kmsg.Request) kmsg.Response {
+			r := req.(*kmsg.InitProducerIDRequest)
+			if !asked[*r.TransactionalID] {
+				asked[*r.TransactionalID] = true
+				return nil
+			}
+			resp := r.ResponseKind().(*kmsg.InitProducerIDResponse)
+			resp.ProducerID = 4711
+			return resp
+		})
+		if d := cmp.Diff([]string{RuleEpoch}, rules(res.Failed)); d != "" || res.Delivery() != dr.DeliveryAtLeastOnce {
+			t.Errorf("%+v", res)
+		}
+	})
+	t.Run("plain batches", func(t *testing.T) {
+		t.Parallel()
+		res := probe(t, kmsg.Produce, func(req kmsg.Request) kmsg.Response {
+			r := req.(*kmsg.ProduceRequest)
+			in := r.Topics[0]
+			if h, err := kbatch.ParseHeader(in.Partitions[0].Records); err != nil || h.ProducerID < 0 {
+				return nil
+			}
+			p := kmsg.NewProduceResponseTopicPartition()
+			p.ErrorCode = kerr.InvalidTxnState.Code
+			out := kmsg.NewProduceResponseTopic()
+			out.Topic, out.TopicID, out.Partitions = in.Topic, in.TopicID, append(out.Partitions, p)
+			resp := r.ResponseKind().(*kmsg.ProduceResponse)
+			resp.Topics = append(resp.Topics, out)
+			return resp
+		})
+		if d := cmp.Diff([]string{RulePlainBatches}, rules(res.Failed)); d != "" || res.Delivery() != "" {
+			t.Errorf("%+v", res)
+		}
+	})
+}
+
+// TestRun_HasNoVerdictWhereItMayNotTry takes the permission to write away: there is
+// no verdict, and no transactional id that the coordinator would have to keep.
+func TestRun_HasNoVerdictWhereItMayNotTry(t *testing.T) {
+	t.Parallel()
+	c := model(t, kmodel.Options{Broken: kmodel.Broken{OlderEpochs: true}})
+	c.Deny(kmodel.Write, Topic)
+	o := Options{Dial: dialer(c.ClientOptions()), TransactionalID: "anabranch-a-probe-"}
+	if res, err := Run(t.Context(), o); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+		t.Errorf("%+v, %v", res, err)
+	}
+	cl, err := kgo.NewClient(c.ClientOptions()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if ids, err := kadm.NewClient(cl).ListTransactions(t.Context(), nil, nil); err != nil || len(ids) > 0 {
+		t.Errorf("transactional ids %v, %v", ids, err)
 	}
 }
 
