@@ -302,7 +302,7 @@ clusters:
   west: {bootstrap_servers: ["127.0.0.1:2"], state_topic: {partitions: 4, replication_factor: 2}}
 replicators:
   r: {source: east, target: west, topics: {include: ["orders.*"]}, topic_names: prefixed, starting_position: "2026-01-02T03:04:05Z",
-      compression: zstd, forward: all, memory_budget: 32MiB, discovery_interval: 2s, session_timeout: 9s}
+      compression: zstd, forward: all, delivery: at_least_once, memory_budget: 32MiB, discovery_interval: 2s, session_timeout: 9s}
   l: {source: west, target: east, starting_position: latest}
 `)
 	o, err := engineOptions(cfg, "r")
@@ -317,6 +317,7 @@ replicators:
 		"start":       o.Start.At.Equal(at) && !o.Start.Latest,
 		"compression": o.Compression.String() == "zstd",
 		"forward":     o.ForwardAll,
+		"delivery":    o.Delivery == dr.DeliveryAtLeastOnce,
 		"layout":      o.Layout.Partitions == 4 && o.Layout.ReplicationFactor == 2,
 		"times":       o.DiscoveryInterval == 2*time.Second && o.SessionTimeout == 9*time.Second,
 		"budget":      o.MemoryBudget == 32<<20,
@@ -325,7 +326,7 @@ replicators:
 			t.Errorf("%s: %+v", what, o)
 		}
 	}
-	if o, err = engineOptions(cfg, "l"); err != nil || !o.Start.Latest || o.ForwardAll || o.Layout.Partitions != 16 || o.Compression.String() != "source" {
+	if o, err = engineOptions(cfg, "l"); err != nil || !o.Start.Latest || o.ForwardAll || o.Delivery != dr.DeliveryExactlyOnce || o.Layout.Partitions != 16 || o.Compression.String() != "source" {
 		t.Errorf("%+v, %v", o, err)
 	}
 }
