@@ -107,18 +107,22 @@ func (e *Engine) awaitDelivery(ctx context.Context) error {
 }
 
 // probe returns the verdict that is kept, or a new one, which it keeps. One that
-// would forbid to run is never taken from what is kept.
+// would forbid to run is never taken from what is kept. An old one of the same
+// software counts where no new one can be had now: the probe's partition must not
+// keep a replicator from starting that ran before.
 func (e *Engine) probe(ctx context.Context) (probeRecord, error) {
 	hash, err := kprobe.Software(ctx, e.control)
 	if err != nil {
 		return probeRecord{}, err
 	}
 	software := strconv.FormatUint(hash, 16)
-	if rec := controlRecord[probeRecord](e, keyProbe); rec != nil && rec.Rules == kprobe.Version && rec.Software == software {
-		age := time.Since(time.UnixMilli(rec.AtMs))
-		best := kprobe.Result{Failed: rec.Failed, Basic: rec.Basic}.Delivery()
-		if age < verdictLife && (best == dr.DeliveryExactlyOnce || best == e.o.Delivery) {
-			return *rec, nil
+	kept := controlRecord[probeRecord](e, keyProbe)
+	if kept != nil {
+		best := kprobe.Result{Failed: kept.Failed, Basic: kept.Basic}.Delivery()
+		if kept.Rules != kprobe.Version || kept.Software != software || best != dr.DeliveryExactlyOnce && best != e.o.Delivery {
+			kept = nil
+		} else if time.Since(time.UnixMilli(kept.AtMs)) < verdictLife {
+			return *kept, nil
 		}
 	}
 	began := time.Now()
@@ -126,6 +130,10 @@ func (e *Engine) probe(ctx context.Context) (probeRecord, error) {
 		Dial: e.o.Target.Dial, TransactionalID: "anabranch-" + e.o.Name + "-probe-", ReplicationFactor: e.o.Layout.ReplicationFactor,
 	})
 	if err != nil {
+		if kept != nil && ctx.Err() == nil {
+			e.log.LogAttrs(ctx, slog.LevelWarn, "the target can't be probed now, its last verdict counts", slog.String("error", err.Error()))
+			return *kept, nil
+		}
 		return probeRecord{}, err
 	}
 	e.log.LogAttrs(ctx, slog.LevelInfo, "probed the target", slog.String("delivery", string(res.Delivery())), slog.Duration("took", time.Since(began)))

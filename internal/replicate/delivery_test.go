@@ -2,6 +2,7 @@ package replicate_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -177,4 +178,41 @@ func TestModel_TheVerdictIsKept(t *testing.T) {
 	if n := probes(t, tgt); n != 1 {
 		t.Errorf("%d producers probed, want 1", n)
 	}
+	// Weeks later it is probed again, and where that can't be done the old one
+	// counts.
+	age(t, tgt)
+	w := startWorker(t, "r", "w1", src, tgt, wants("", "orders"))
+	w.awaitState(t, dr.ReplicatorRunning, 10*time.Second)
+	w.stop()
+	if n := probes(t, tgt); n != 2 {
+		t.Errorf("%d producers probed, want 2", n)
+	}
+	age(t, tgt)
+	tgt.Deny(kmodel.Write, kprobe.Topic)
+	w = startWorker(t, "r", "w1", src, tgt, wants("", "orders"))
+	w.awaitState(t, dr.ReplicatorRunning, 10*time.Second)
+	w.stop()
+	if n := probes(t, tgt); n != 2 {
+		t.Errorf("%d producers probed, want 2", n)
+	}
+}
+
+// age makes the verdict that a target keeps eight days older.
+func age(t *testing.T, c *kmodel.Cluster) {
+	t.Helper()
+	var last map[string]any
+	for _, r := range read(t, c, kstate.Topic, kgo.ReadUncommitted())[0] {
+		if string(r.Key) == "c/probe" {
+			last = nil
+			if err := json.Unmarshal(r.Value, &last); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	last["at_ms"] = time.Now().Add(-8 * 24 * time.Hour).UnixMilli()
+	raw, err := json.Marshal(last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	produceAll(t, c, kstate.Topic, []*kgo.Record{{Key: []byte("c/probe"), Value: raw}})
 }
