@@ -284,7 +284,12 @@ func (c *Cluster) Unclean(topic string, num int32, end int64) error {
 		if len(next) == 0 {
 			return fmt.Errorf("truncate %s partition %d: no replica is alive", topic, num)
 		}
-		c.elect(p, next[c.rng.IntN(len(next))], end)
+		node, lost := next[c.rng.IntN(len(next))], (*tail)(nil)
+		if p.leader >= 0 && p.leader != node {
+			lost = p.keepTail(end)
+		}
+		c.elect(p, node, end)
+		p.lost = lost
 		return nil
 	})
 }

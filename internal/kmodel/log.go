@@ -75,6 +75,8 @@ type partition struct {
 	open   map[int64]int64      // first offsets of open transactions, by producer
 	done   []span               // by the offset of the marker
 
+	lost *tail // what another replica has of a log that was cut
+
 	acks        []*ack
 	waiters     map[*waiter]struct{}
 	replicating bool

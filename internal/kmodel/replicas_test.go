@@ -153,3 +153,50 @@ func TestLeaderlessPartition(t *testing.T) {
 		l.put("t", 1, newBatch(-1, -1, -1, 1))
 	})
 }
+
+// The former leader leads again with its own log: the epochs of its records are
+// the old ones, and who read what was written meanwhile is told where the logs
+// part.
+func TestLogsDiverge(t *testing.T) {
+	inLab(t, three(), func(l *lab) {
+		l.topic("t", 1)
+		for i := range int32(6) {
+			l.put("t", 0, newBatch(7, 0, i*2, 2))
+		}
+		first := l.leaderOf("t", 0)
+		if err := l.Relapse("t", 0); err == nil {
+			l.t.Error("a replica has another log before any election")
+		}
+		l.must(l.Unclean("t", 0, 7))
+		time.Sleep(time.Second)
+		for i := range int32(2) {
+			if base := l.put("t", 0, newBatch(8, 0, i, 1)); base != int64(6+i) {
+				l.t.Errorf("appended at %d", base)
+			}
+		}
+		l.must(l.Relapse("t", 0))
+		time.Sleep(time.Second)
+		leader := l.leaderOf("t", 0)
+		if leader != first {
+			l.t.Fatalf("leader %d, want %d", leader, first)
+		}
+		f := l.fetch(leader, "t", 0, 6, nil)
+		hs := entries(l.t, f.RecordBatches)
+		if f.HighWatermark != 12 || len(hs) != 3 || hs[0].LeaderEpoch != 0 || hs[0].ProducerID != 7 {
+			l.t.Errorf("the log behind 6 has %+v, up to %d", hs, f.HighWatermark)
+		}
+		if f := l.fetch(leader, "t", 0, 12, fetchAs(-1, 0)); f.ErrorCode != 0 || f.DivergingEpoch.EndOffset >= 0 {
+			l.t.Errorf("who read all of the old epoch: diverging %+v, %d", f.DivergingEpoch, f.ErrorCode)
+		}
+		f = l.fetch(leader, "t", 0, 8, fetchAs(-1, 1))
+		if f.ErrorCode != 0 || f.DivergingEpoch.Epoch != 0 || f.DivergingEpoch.EndOffset != 12 {
+			l.t.Errorf("who read what was written meanwhile: diverging %+v, %d", f.DivergingEpoch, f.ErrorCode)
+		}
+		if base := l.put("t", 0, newBatch(7, 0, 12, 1)); base != 12 {
+			l.t.Errorf("the producer of before goes on at %d", base)
+		}
+		if base := l.put("t", 0, newBatch(8, 0, 0, 1)); base != 13 {
+			l.t.Errorf("the producer of meanwhile, forgotten, begins at %d", base)
+		}
+	})
+}

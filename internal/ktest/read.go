@@ -171,11 +171,12 @@ func Ends(ctx context.Context, b Broker, topic string, isolation Isolation) (*Lo
 	return log, nil
 }
 
-// newRawClient returns a client whose Fetch requests name topics.
+// newRawClient returns a client whose Fetch requests name topics, and which
+// believes no leader for long.
 func newRawClient(b Broker) (*kgo.Client, error) {
 	v := kversion.Stable()
 	v.SetMaxKeyVersion(kmsg.Fetch.Int16(), 12)
-	cl, err := kgo.NewClient(append(b.ClientOptions(), kgo.MaxVersions(v))...)
+	cl, err := kgo.NewClient(append(b.ClientOptions(), kgo.MaxVersions(v), kgo.MetadataMinAge(20*time.Millisecond))...)
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}

@@ -92,7 +92,7 @@ func (r *run) unexplained(h ktest.History, rd reading, vs []ktest.Violation, all
 
 // cuts says whether logs are cut, so that offsets are given twice.
 func (s Scenario) cuts() bool {
-	return slices.ContainsFunc(s.Faults, func(f Fault) bool { return f.Kind == Unclean || f.Kind == Recreate })
+	return slices.ContainsFunc(s.Faults, func(f Fault) bool { return f.Kind == Unclean || f.Kind == Relapse || f.Kind == Recreate })
 }
 
 // lane is what one cluster's clients wrote to a partition.

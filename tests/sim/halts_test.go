@@ -144,7 +144,7 @@ func (r *run) wrongHalts(replicator int) string {
 	return ""
 }
 
-var offsetsIn = regexp.MustCompile(`offsets? (\d+)(?: to (\d+))?`)
+var offsetsIn = regexp.MustCompile(`offsets? (?:from )?(\d+)(?: to (\d+))?`)
 
 // rangeOf is the range of offsets that the reason of a halt names.
 func rangeOf(reason string) (Range, bool) {
@@ -169,7 +169,7 @@ func (r *run) verifyHalts(readings []reading) {
 	halts := slices.Clone(r.halts.seen)
 	r.halts.Unlock()
 	r.mu.Lock()
-	ends := maps.Clone(r.mu.ends)
+	ends, poison := maps.Clone(r.mu.ends), maps.Clone(r.mu.poison)
 	r.mu.Unlock()
 	seen := make([]bool, len(r.s.Expect))
 	for _, h := range halts {
@@ -182,7 +182,7 @@ func (r *run) verifyHalts(readings []reading) {
 			if named, ok := rangeOf(h.reason); e.Range != anyRange() && (!ok || !e.Range.fits(named)) {
 				r.failf("halt %s-%d %s: %q, want the range %s", h.topic, h.partition, h.code, h.reason, e.Range)
 			}
-			r.truthful(e, h, ends, readings)
+			r.truthful(e, h, ends, poison, readings)
 		}
 		if !expected {
 			r.failf("false halt of %s: %s-%d %s %s", r.s.Replicators[h.replicator].pair(), h.topic, h.partition, h.code, h.reason)
@@ -196,7 +196,7 @@ func (r *run) verifyHalts(readings []reading) {
 }
 
 // truthful holds the range of a halt to the logs.
-func (r *run) truthful(e Expectation, h halt, ends map[place]int64, readings []reading) {
+func (r *run) truthful(e Expectation, h halt, ends, poison map[place]int64, readings []reading) {
 	named, ok := rangeOf(h.reason)
 	if !ok {
 		return
@@ -216,6 +216,10 @@ func (r *run) truthful(e Expectation, h halt, ends map[place]int64, readings []r
 	case dr.HaltSourceTruncated:
 		if end, cut := ends[place{rep.From, h.topic, h.partition}]; cut && named.To < end {
 			r.failf("halt %s-%d: %q, but the log was cut at %d only", h.topic, h.partition, h.reason, end)
+		}
+	case dr.HaltCorrupt, dr.HaltRefused, dr.HaltTooLarge:
+		if at, ok := poison[place{rep.From, h.topic, h.partition}]; !ok || named.From != at {
+			r.failf("halt %s-%d: %q, but what cannot be copied is at %d", h.topic, h.partition, h.reason, at)
 		}
 	default:
 	}

@@ -63,6 +63,11 @@ const (
 	// Unclean elects a leader that lacks the last Records offsets, or more: a
 	// whole batch is lost.
 	Unclean FaultKind = "unclean"
+	// Relapse elects the leader of before the last Unclean, with its own log:
+	// what was written since is gone, what was cut is back.
+	Relapse FaultKind = "relapse"
+	// Poison puts a batch into a log that no broker would take from a client.
+	Poison FaultKind = "poison"
 	// Forget makes the brokers forget the producers of partitions.
 	Forget FaultKind = "forget"
 )
@@ -129,6 +134,8 @@ func kinds() map[FaultKind]spec {
 		Recreate:   {args: "ct", where: everywhere()},
 		Compact:    {args: "ct", where: modelOnly()},
 		Unclean:    {args: "ct", must: []string{"partition", "records"}, where: modelOnly()},
+		Relapse:    {args: "ct", must: []string{"partition"}, where: modelOnly(), many: true},
+		Poison:     {args: "ct", must: []string{"partition", "with"}, where: modelOnly()},
 		Forget:     {args: "co", may: []string{"partition"}, where: modelOnly()},
 		Leaders:    {args: "c", where: []Harness{Fake, Model}, many: true},
 		Outage:     {args: "c", must: []string{"broker", "for"}, where: []Harness{Model, Real}},
@@ -186,6 +193,7 @@ func options() []option {
 		share("slow", func(f *Fault) *float64 { return &f.Slow }),
 		text("request", func(f *Fault) *string { return &f.Request }, checkRequest),
 		text("operation", func(f *Fault) *string { return &f.Operation }, checkName),
+		text("with", func(f *Fault) *string { return (*string)(&f.Poison) }, checkPoison),
 		{"action", "", func(f *Fault, v string) error {
 			f.Action = dr.ResolveAction(v)
 			if !slices.Contains([]dr.ResolveAction{dr.ResolveStartAt, dr.ResolveContinue, dr.ResolveRestart, dr.ResolveRecreate}, f.Action) {
@@ -275,6 +283,14 @@ func requestKey(name string) (int16, bool) {
 func checkRequest(name string) error {
 	if _, ok := requestKey(name); !ok {
 		return fmt.Errorf("%q is no request of the protocol", name)
+	}
+	return nil
+}
+
+func checkPoison(v string) error {
+	all := []kmodel.Poison{kmodel.PoisonCRC, kmodel.PoisonCount, kmodel.PoisonMagic, kmodel.PoisonOversize, kmodel.PoisonFuture, kmodel.PoisonNullKey}
+	if !slices.Contains(all, kmodel.Poison(v)) {
+		return fmt.Errorf("%q is not one of %v", v, all)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -63,6 +64,16 @@ func (r *run) doModel(f Fault, c *kmodel.Cluster) {
 		}
 	case Unclean:
 		check(r.unclean(f, c))
+	case Relapse:
+		check(r.relapse(f, c))
+	case Poison:
+		at, err := c.Poison(r.topic(f.Topic), f.Partition, f.Poison)
+		check(err)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.mu.poison[place{f.Side, f.Topic, f.Partition}] = at
+		// Readers of that log stumble, and what is in it is in no history.
+		r.mu.on[f.Topic] = slices.DeleteFunc(r.mu.on[f.Topic], func(on string) bool { return on == f.Side })
 	default:
 		r.failf("%s: nobody does it", f.Kind)
 	}
@@ -100,6 +111,21 @@ func (r *run) unclean(f Fault, c *kmodel.Cluster) error {
 	defer r.mu.Unlock()
 	r.mu.ends[place{f.Side, f.Topic, f.Partition}] = end
 	return nil
+}
+
+// relapse brings the log of before an unclean election back. What was written
+// since is gone, here and where it was not copied to yet.
+func (r *run) relapse(f Fault, c *kmodel.Cluster) error {
+	r.loses(allowance{cluster: f.Side, topic: f.Topic, partition: f.Partition, part: middle})
+	for _, rep := range r.s.Replicators {
+		if rep.From == f.Side {
+			r.loses(allowance{cluster: rep.To, topic: f.Topic, partition: f.Partition, native: f.Side, part: middle})
+		}
+	}
+	r.mu.Lock()
+	delete(r.mu.ends, place{f.Side, f.Topic, f.Partition})
+	r.mu.Unlock()
+	return c.Relapse(r.topic(f.Topic), f.Partition)
 }
 
 // some begins a fault in the partitions that it names, or in every third one,

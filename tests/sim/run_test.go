@@ -72,6 +72,7 @@ type run struct {
 		on      map[string][]string // clusters that a topic reaches
 		gone    []allowance         // what faults took away
 		ends    map[place]int64     // where logs were cut
+		poison  map[place]int64     // where logs have a batch that nobody may copy
 		refused map[int]bool        // replicators of which a worker ended with an error
 		failed  []string
 		loads   int
@@ -99,7 +100,7 @@ func newRun(s Scenario, clusters map[string]*cluster, l limits, log *slog.Logger
 	r := &run{s: s, clusters: clusters, limits: l, log: log, inj: fault.NewInjector(s.Seed, fault.Plan{})}
 	r.mu.rng = rand.New(rand.NewPCG(s.Seed, 4)) //nolint:gosec // repeatable, not secret
 	r.mu.workers, r.mu.topics, r.mu.on, r.mu.ends = map[[2]int]*worker{}, map[string]Topic{}, map[string][]string{}, map[place]int64{}
-	r.mu.refused = map[int]bool{}
+	r.mu.refused, r.mu.poison = map[int]bool{}, map[place]int64{}
 	return r
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/fault"
+	"github.com/anabranch/anabranch/internal/kmodel"
 	"github.com/anabranch/anabranch/internal/ktest"
 )
 
@@ -91,6 +92,7 @@ type Fault struct {
 	Lose, Slow float64 // shares of answers
 	Request    string
 	Operation  string
+	Poison     kmodel.Poison
 	Action     dr.ResolveAction
 }
 
