@@ -105,13 +105,9 @@ func (s *slot) decide(ctx context.Context, p *pipeline, r *resolveRecord) error 
 	case dr.ResolveStartAt:
 		next = r.Offset
 	case dr.ResolveContinue: // accepts what is gone, and tries again what was refused
-		if p.halt.Code == dr.HaltSourceTruncated {
-			if p.halt.Behind == nil {
-				return errors.New("where the source's log was cut is not known: choose the offset with match and start-at")
-			}
-			next = min(next, *p.halt.Behind) // what was written in the place of the lost records must not be left out
+		if next, err = continueAt(next, p.halt.Code, p.halt.Behind, start, end); err != nil {
+			return err
 		}
-		next = min(max(next, start), end)
 	case dr.ResolveRestart:
 		next = start
 	default:
@@ -125,6 +121,40 @@ func (s *slot) decide(ctx context.Context, p *pipeline, r *resolveRecord) error 
 		p.resetMap(tgtEnd)
 	}
 	p.targetEnd = tgtEnd
+	return nil
+}
+
+// continueAt returns the source offset at which a halted pipeline goes on that
+// would read next: where the source has the offsets from start to end, and its
+// log was cut at behind, if it was and that is known.
+func continueAt(next int64, code dr.HaltCode, behind *int64, start, end int64) (int64, error) {
+	if code == dr.HaltSourceTruncated {
+		if behind == nil {
+			return 0, errors.New("where the source's log was cut is not known: choose the offset with match and start-at")
+		}
+		next = min(next, *behind) // what was written in the place of the lost records must not be left out
+	}
+	return min(max(next, start), end), nil
+}
+
+// continues says where a partition goes on after ResolveContinue.
+func (e *Engine) continues(ctx context.Context, id tp, v partitionView, out *dr.ResolvedPartition) error {
+	start, end, err := e.sourceRange(ctx, v.topic, id.partition)
+	if err != nil {
+		return err
+	}
+	at, err := continueAt(v.status.ReplicatedOffset, v.status.Code, v.behind, start, end)
+	switch {
+	case err != nil:
+		return &dr.Error{Code: dr.CodeConflict, Hint: "use match, then start-at", Err: fmt.Errorf("topic %s partition %d: %w", v.topic, id.partition, err)}
+	case v.status.Code == dr.HaltSourceTruncated:
+		out.Note = fmt.Sprintf("goes on at source offset %d, where the source's log was cut; the target keeps the records that the source lost", at)
+	case at > v.status.ReplicatedOffset:
+		out.Note = fmt.Sprintf("goes on at source offset %d, the first one that exists behind the halt", at)
+	default:
+		out.Note = fmt.Sprintf("tries again at source offset %d", at)
+	}
+	out.SourceOffset = at
 	return nil
 }
 

@@ -52,3 +52,32 @@ func TestDecisions_AreAsDocumented(t *testing.T) {
 		t.Errorf("docs/api.md (-allowed +documented):\n%s", d)
 	}
 }
+
+// TestContinueAt_IsWhereTheSourceGoesOn has halts of which the source lost
+// records in front and behind.
+func TestContinueAt_IsWhereTheSourceGoesOn(t *testing.T) {
+	t.Parallel()
+	seven := int64(7)
+	for _, tt := range []struct {
+		name             string
+		next, start, end int64
+		code             dr.HaltCode
+		behind           *int64
+		want             int64 // -1: refused
+	}{
+		{"what was refused, again", 10, 0, 20, dr.HaltRefused, nil, 10},
+		{"behind what was deleted", 10, 15, 20, dr.HaltRetention, nil, 15},
+		{"where it was cut", 10, 0, 7, dr.HaltSourceTruncated, &seven, 7},
+		{"where it was cut and filled again", 10, 0, 30, dr.HaltSourceTruncated, &seven, 7},
+		{"where it was cut is deleted too", 10, 9, 30, dr.HaltSourceTruncated, &seven, 9},
+		{"where is not known", 10, 0, 30, dr.HaltSourceTruncated, nil, -1},
+	} {
+		got, err := continueAt(tt.next, tt.code, tt.behind, tt.start, tt.end)
+		if err != nil {
+			got = -1
+		}
+		if got != tt.want {
+			t.Errorf("%s: %d (%v), want %d", tt.name, got, err, tt.want)
+		}
+	}
+}

@@ -350,6 +350,10 @@ func (s *slot) waitMarkers(ctx context.Context, ask []fenceTarget, fenced map[tp
 		case ctx.Err() != nil:
 			return ctx.Err()
 		default:
+			if below, ok := fencedBelow(ctx, s.e.tailClient, s.e.target, ask[i], s.producers); ok {
+				at[i] = fencedTail{marker: below}
+				return nil
+			}
 			why[i] = "the fence was not seen in the target partition: " + err.Error()
 		}
 		return nil

@@ -69,7 +69,9 @@ func (e *Engine) Resolve(ctx context.Context, r dr.Resolution) (dr.ResolveResult
 		case r.Action == dr.ResolveStartAt:
 			rec.Offset, out.SourceOffset = r.Offsets[id.partition], r.Offsets[id.partition]
 		case r.Action == dr.ResolveContinue:
-			out.Note = "goes on at the first offset that exists behind the halt"
+			if err := e.continues(ctx, id, v, &out); err != nil {
+				return res, err
+			}
 		case r.Action == dr.ResolveRestart:
 			out.SourceOffset, out.Note = max(0, v.status.SourceLogStartOffset), "copies the partition from its beginning again: records that are on the target already will be there twice"
 		}

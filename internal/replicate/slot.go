@@ -158,6 +158,7 @@ type slotView struct {
 type partitionView struct {
 	topic, target string
 	status        dr.PartitionStatus
+	behind        *int64 // of its halt, see haltRecord
 }
 
 func newSlot(e *Engine, n int32) *slot {

@@ -151,10 +151,12 @@ func (ck checkpoint) view() partitionView {
 		Partition: ck.Partition, State: dr.PartitionRunning, SourceLogStartOffset: ck.LogStart, SourceEndOffset: ck.HighWater,
 		ReplicatedOffset: ck.Position, TargetEndOffset: ck.TargetEnd,
 	}
+	v := partitionView{topic: ck.Topic, target: ck.Target}
 	if ck.Halt != nil {
-		st.State, st.Code, st.Reason = dr.PartitionHalted, ck.Halt.Code, ck.Halt.Reason
+		st.State, st.Code, st.Reason, v.behind = dr.PartitionHalted, ck.Halt.Code, ck.Halt.Reason, ck.Halt.Behind
 	}
-	return partitionView{topic: ck.Topic, target: ck.Target, status: st}
+	v.status = st
+	return v
 }
 
 // workers returns the workers that were heard of lately.

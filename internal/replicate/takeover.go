@@ -317,7 +317,8 @@ func (p *pipeline) restoreMap(ck checkpoint, full []offsets.Extent) error {
 // readTail moves a pipeline to what the target's log holds.
 func (s *slot) readTail(ctx context.Context, p *pipeline, r *slotRecord) error {
 	if r.fenced.marker < r.ck.TargetEnd {
-		p.stop(dr.HaltTargetTruncated, fmt.Sprintf("target offsets %d to %d were acknowledged and are gone: the log was truncated", r.fenced.marker, r.ck.TargetEnd-1))
+		t := fenceTarget{id: p.id, topic: p.target, topicID: p.targetID}
+		p.stop(dr.HaltTargetTruncated, s.e.cutTarget(ctx, t, r.ck.TargetEpoch, r.ck.TargetEnd, s.ours))
 		p.keepRecord(r.ck)
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -109,11 +110,16 @@ func (s *slot) watchTarget(p *pipeline, tgt *clusterMeta) {
 		return
 	}
 	p.epochAsked = pm.leaderEpoch
-	gen := p.gen
+	gen, epoch, known := p.gen, p.targetEpoch, maps.Clone(s.ours)
 	_, end := p.extents.End()
 	t := fenceTarget{id: p.id, topic: p.target, topicID: p.targetID}
 	s.e.background(func(ctx context.Context) {
 		start, logEnd, h, err := batchAt(ctx, s.e.tailClient, s.e.target, t, end-1)
+		_, ours := known[h.ProducerID]
+		gone := ""
+		if err == nil && (logEnd < end || start < end && h.BaseOffset < end && (!ours || h.IsControl())) {
+			gone = s.e.cutTarget(ctx, t, epoch, end, known)
+		}
 		s.box.put(event{call: func() {
 			switch {
 			case s.pipes[p.id] != p || p.gen != gen:
@@ -123,13 +129,9 @@ func (s *slot) watchTarget(p *pipeline, tgt *clusterMeta) {
 				s.e.note(fmt.Sprintf("look whether target topic %s partition %d still holds offset %d", p.target, p.id.partition, end-1), err)
 				return
 			}
-			_, ours := s.ours[h.ProducerID]
-			switch {
-			case logEnd < end:
-				p.stop(dr.HaltTargetTruncated, fmt.Sprintf("target offsets %d to %d were acknowledged and are gone: the log was truncated (unclean leader election)", logEnd, end-1))
-			case start < end && h.BaseOffset < end && (!ours || h.IsControl()):
-				p.stop(dr.HaltTargetTruncated, fmt.Sprintf("target offset %d was acknowledged and now belongs to a batch of another writer: the log was truncated (unclean leader election)", end-1))
-			default:
+			if gone != "" {
+				p.stop(dr.HaltTargetTruncated, gone)
+			} else {
 				p.targetEpoch = pm.leaderEpoch
 			}
 			s.touched[p] = struct{}{}
@@ -237,6 +239,11 @@ func (s *slot) publish(owned bool, reason string) {
 	v := &slotView{owned: owned, reason: reason, partitions: make(map[tp]partitionView, len(s.pipes))}
 	for id, p := range s.pipes {
 		v.partitions[id] = partitionView{topic: p.topic, target: p.target, status: p.status(s.e.o.WorkerID)}
+		if p.halt != nil {
+			pv := v.partitions[id]
+			pv.behind = p.halt.Behind
+			v.partitions[id] = pv
+		}
 	}
 	s.view.Store(v)
 }

@@ -1,0 +1,106 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/anabranch/anabranch/internal/kbatch"
+)
+
+// Where a target log was cut. That it was is found elsewhere (readTail,
+// watchTarget); a decision needs the exact range.
+
+// cutTarget says which acknowledged offsets of a target partition are gone:
+// those from the cut up to acked. epoch is a leader epoch under which the last of
+// them, or one before it, was acknowledged, -1 if none is known.
+func (e *Engine) cutTarget(ctx context.Context, t fenceTarget, epoch int32, acked int64, ours map[int64]struct{}) string {
+	at, err := e.cutAt(ctx, t, epoch, acked, ours)
+	if err != nil {
+		return fmt.Sprintf("the target's log lost what it had acknowledged below its end %d (from where on is not known: %v): it was truncated (unclean leader election)", acked, err)
+	}
+	return fmt.Sprintf("target offsets %d to %d were acknowledged and are gone: the log was truncated (unclean leader election)", at, acked-1)
+}
+
+// cutAt returns the offset at which a target log was cut below acked. What was
+// there before ends where its leader epoch ends, or behind that with a batch of
+// ours: nothing of ours was written since the cut but markers, and the metadata
+// may have shown an epoch later than the leader that acknowledged.
+func (e *Engine) cutAt(ctx context.Context, t fenceTarget, epoch int32, acked int64, ours map[int64]struct{}) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	at, err := e.epochEnd(ctx, t, epoch)
+	if err != nil {
+		return 0, err
+	}
+	_, end, err := logRange(ctx, e.tailClient, t.topic, t.id.partition)
+	if err != nil {
+		return 0, err
+	}
+	end = min(end, acked)
+	if at < end {
+		_, err = walkLog(ctx, e.tailClient, e.target, t, at, func(h kbatch.Header, _ []byte) bool {
+			if _, is := ours[h.ProducerID]; is && !h.IsControl() && h.LastOffset() < acked {
+				at = h.LastOffset() + 1
+			}
+			return h.LastOffset()+1 < end
+		})
+	}
+	if err == nil && at >= acked {
+		err = errors.New("nothing is missing now")
+	}
+	return at, err
+}
+
+// epochEnd asks the leader where a leader epoch ends in its log
+// (OffsetsForLeaderEpoch, KIP-101).
+func (e *Engine) epochEnd(ctx context.Context, t fenceTarget, epoch int32) (int64, error) {
+	pm, ok := e.target.meta().partition(t.topicID, t.id.partition)
+	if !ok || pm.leader < 0 {
+		return 0, kerr.LeaderNotAvailable
+	}
+	rp := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
+	rp.Partition, rp.LeaderEpoch, rp.CurrentLeaderEpoch = t.id.partition, epoch, -1
+	rt := kmsg.NewOffsetForLeaderEpochRequestTopic()
+	rt.Topic, rt.Partitions = t.topic, append(rt.Partitions, rp)
+	req := kmsg.NewPtrOffsetForLeaderEpochRequest()
+	req.Topics = append(req.Topics, rt)
+	resp, err := e.tailClient.Broker(int(pm.leader)).RetriableRequest(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	for _, rt := range resp.(*kmsg.OffsetForLeaderEpochResponse).Topics {
+		for _, rp := range rt.Partitions {
+			if err := kerr.ErrorForCode(rp.ErrorCode); err != nil || rp.EndOffset >= 0 {
+				return rp.EndOffset, err
+			}
+		}
+	}
+	return 0, fmt.Errorf("leader epoch %d is not known there any more", epoch)
+}
+
+// fencedBelow reports whether one of the fence's markers lies below the offset
+// from which they were looked for, where everything had been acknowledged: the
+// log was cut by so few offsets that the markers filled the gap.
+func fencedBelow(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget, producers map[string]*producer) (at int64, found bool) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	from := max(0, t.from-int64(len(producers)))
+	if from == t.from {
+		return 0, false
+	}
+	_, err := walkLog(ctx, cl, topo, t, from, func(h kbatch.Header, _ []byte) bool {
+		for _, p := range producers {
+			if h.IsControl() && h.ProducerID == p.id && h.ProducerEpoch >= p.epoch && h.BaseOffset < t.from {
+				at, found = h.BaseOffset, true
+			}
+		}
+		return !found && h.LastOffset()+1 < t.from
+	})
+	return at, found && err == nil
+}
