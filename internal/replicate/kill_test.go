@@ -441,6 +441,11 @@ func TestReal_KillsLoseAndDoubleNothing(t *testing.T) {
 	stop()
 	wg.Wait()
 	t.Logf("%s", r.summary(time.Since(began)))
+	for side := range r.sides {
+		if n, err := r.trial.EndAbandoned(t.Context(), side, "txn"); n > 0 || err != nil {
+			t.Logf("%s: %d transactions were abandoned by their coordinator, and are aborted: %v", side, n, err)
+		}
+	}
 	var rows []ktest.Row
 	for _, topic := range killTopics {
 		h, logs := r.settled(topic.name, nil)

@@ -322,6 +322,14 @@ func (r *round) account(out *Round, a *attack, watchers []*watcher) {
 // compare holds what readers see of every topic to what was written, once all has
 // arrived and nothing moves. What is not there by the time over is lost.
 func (r *round) compare(out *Round, over time.Time) {
+	for _, side := range sideNames {
+		n, err := r.trial.EndAbandoned(r.ctx, side, "txn")
+		if err != nil {
+			r.fail("%v", err)
+		} else if n > 0 {
+			r.say("%s: %d transactions were abandoned by their coordinator, and are aborted", side, n)
+		}
+	}
 	for _, name := range r.names() {
 		h, logs, err := r.trial.Settled(r.ctx, name, max(3*time.Second, time.Until(over)), nil)
 		if err != nil {
