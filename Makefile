@@ -8,8 +8,9 @@ SEEDS   ?=
 KILLS   ?= 50
 DURATION ?= 10m
 ROUNDS  ?= 0
+PARTITIONS ?= 10000
 
-.PHONY: bench bench-quick help build test sim kills campaign bugs race lint fuzz ci quickstart clean
+.PHONY: bench bench-quick help build test sim wide kills campaign bugs race lint fuzz ci quickstart clean
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -21,6 +22,9 @@ test: ## all tests; those on real Kafka are skipped, and say why, where Java or 
 
 sim: ## replicators on fake Kafka and on the broker model in fake time, on all cores: SEEDS=N scenarios, from SEED=N on; goes on where it was interrupted
 	$(GO) run ./tests/sim/simrun -seed $(or $(SEED),1) -seeds $(or $(SEEDS),$(if $(SEED),1,100))
+
+wide: ## a worker dies that copied PARTITIONS=10000 on the broker model: how long until all run again, and what that sends
+	ANABRANCH_SIM_PARTITIONS=$(PARTITIONS) $(GO) test -count=1 -timeout 0 -v -run '^TestModel_ManyPartitions$$' ./tests/sim
 
 kills: ## workers killed and brokers restarted under load on real Kafka, then every record compared: KILLS=N kills, SEED=N repeats the random choices
 	ANABRANCH_REQUIRE_KAFKA=1 ANABRANCH_TEST_KILLS=$(KILLS) ANABRANCH_TEST_SEED=$(SEED) $(GO) test -count=1 -timeout 0 -v -run '^TestReal_Kills' ./internal/replicate
