@@ -261,7 +261,7 @@ func TestCheck_PermissionsOnRealKafka(t *testing.T) {
 	if !r.OK() || r.Source.Topics != 1 || r.Source.Brokers[0].Version == "" || r.Target.ClusterID != dst.ID() {
 		t.Errorf("report %+v", r)
 	}
-	if !has(r, "broker_settings_unknown") {
+	if !has(r, "broker_settings_unknown") || !has(r, "expiration_assumed") {
 		t.Errorf("findings %+v", r.Findings)
 	}
 	change(t, dst.adm, documented(t, "Optional", dst.o.BootstrapServers[0]), "")
@@ -278,7 +278,7 @@ func TestCheck_PermissionsOnRealKafka(t *testing.T) {
 		expect("target without "+one, []string{}, []string{one})
 		change(t, dst.adm, []string{one}, "")
 	}
-	if r = expect("everything again", []string{}, []string{}); has(r, "broker_settings_unknown") || r.Delivery != dr.DeliveryExactlyOnce {
+	if r = expect("everything again", []string{}, []string{}); has(r, "broker_settings_unknown") || has(r, "expiration_assumed") || r.Delivery != dr.DeliveryExactlyOnce {
 		t.Errorf("delivery %q, findings %+v", r.Delivery, r.Findings)
 	}
 	leftTheProbeOnly(t, dst)

@@ -190,6 +190,11 @@ func (c *cluster) checkBrokerSettings(ctx context.Context) {
 	if !ok {
 		line := c.command(resource{option: "--cluster"}, []string{opDescribeConfigs})
 		c.found("broker_settings_unknown", dr.SeverityInfo, c.subject(), line, "%s may not read the brokers' settings, so some checks were left out", c.report.Principal)
+		// The defaults of replicate; see limits there.
+		c.found("expiration_assumed", dr.SeverityWarning, c.subject(), line,
+			"workers may not read how long the brokers remember producers, and take producer.id.expiration.ms for 24h and transactional.id.expiration.ms for 168h (Kafka's defaults): "+
+				"where the first is shorter, records that are older than half of it are not sent with the care that they need, and may be doubled; "+
+				"where the second is shorter, slots that stand still lose their producer ids and begin one session later")
 		return
 	}
 	millis := func(key string) time.Duration {

@@ -52,7 +52,7 @@ func (p pair) start(t *testing.T, name string, topics []string, more ...func(*re
 			m(o)
 		}
 	})
-	w.awaitState(t, dr.ReplicatorRunning, 20*time.Second)
+	w.awaitState(t, dr.ReplicatorRunning, time.Minute)
 	return w
 }
 
