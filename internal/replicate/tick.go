@@ -58,7 +58,8 @@ func (s *slot) retryUnfenced(tgt *clusterMeta) {
 	s.retryAt = time.Now().Add(s.unfencedWait)
 	for _, p := range s.pipes {
 		pm, ok := tgt.partition(p.targetID, p.id.partition)
-		if p.unfenced && ok && pm.leader >= 0 && s.retake == nil {
+		unauthorized := p.halt != nil && p.halt.Code == dr.HaltUnauthorized // see retryHalt
+		if p.unfenced && !unauthorized && ok && pm.leader >= 0 && s.retake == nil {
 			s.retryAt = time.Time{}
 			s.retake = fmt.Errorf("%w: %s partition %d could not be fenced before", errRetake, p.topic, p.id.partition)
 		}
@@ -147,7 +148,7 @@ func (s *slot) mayRetry(id tp) bool {
 	now := time.Now()
 	switch {
 	case r.at.IsZero():
-		r = retry{at: now.Add(5 * time.Second), wait: 5 * time.Second}
+		r = retry{at: now.Add(firstRetry), wait: firstRetry}
 	case now.Before(r.at):
 		return false
 	default:
@@ -169,10 +170,8 @@ type retry struct {
 // retryHalt starts a pipeline again whose halt may clear by itself, and one
 // for which an operator decided.
 func (s *slot) retryHalt(p *pipeline, src, tgt *clusterMeta) {
-	if p.halt.Code == dr.HaltUnauthorized && src.byID[p.id.topicID] != nil && tgt.byID[p.targetID] != nil && p.quiet() && s.retake == nil && s.mayRetry(p.id) {
-		p.note(errors.New("authorisation is tried again"))
-		p.halt = nil
-		s.retake = fmt.Errorf("%w: %s partition %d: authorisation is tried again", errRetake, p.topic, p.id.partition)
+	if p.halt.Code == dr.HaltUnauthorized && src.byID[p.id.topicID] != nil && tgt.byID[p.targetID] != nil && p.quiet() && !p.asking && s.retake == nil && s.mayRetry(p.id) {
+		s.askPermission(p)
 		return
 	}
 	if r := s.e.resolution(p.id); r != nil && r.ID != p.resolved && r.AtMs >= p.halt.AtMs && !p.unfenced && s.retake == nil {
