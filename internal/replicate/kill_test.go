@@ -1,8 +1,10 @@
 package replicate_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -202,6 +204,7 @@ func (r *killRun) take(n int) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n = min(n, r.mu.left)
+	all := r.mu.made + r.mu.left
 	r.mu.left -= n
 	for range n {
 		if r.mu.made++; r.mu.made%r.every == 0 {
@@ -210,7 +213,7 @@ func (r *killRun) take(n int) int {
 			default: // A broker is down still, and another restart waits.
 			}
 		}
-		if all := r.mu.made + r.mu.left; r.mu.made%25 == 0 && r.mu.left > 0 {
+		if r.mu.made%25 == 0 && r.mu.left > 0 {
 			took := time.Since(r.mu.began)
 			r.t.Logf("%d of %d kills after %v; about %v to go", r.mu.made, all, took.Round(time.Second),
 				(took * time.Duration(r.mu.left) / time.Duration(r.mu.made)).Round(time.Second))
@@ -338,7 +341,7 @@ func (k *killer) killSuccessor(i int) {
 func (r *killRun) write(ctx context.Context, topic, side string, w killWriter, seed uint64) {
 	err := ktest.RunLoad(ctx, ktest.LoadOptions{
 		Broker: r.sides[side], Cluster: side, Recorder: &r.recorder, Seed: r.seed + seed, Name: side + "-" + w.name,
-		PerSecond: w.rate, MaxRecords: w.most, MinValueBytes: w.bytes, MaxValueBytes: w.bytes, MaxAge: w.age,
+		PerSecond: w.rate, MaxRecords: cmp.Or(w.most, math.MaxInt32), MinValueBytes: w.bytes, MaxValueBytes: w.bytes, MaxAge: w.age,
 		Topics: []ktest.LoadTopic{{Name: topic, Partitions: killPartitions, Kind: w.kind, Codec: &w.codec}},
 		// A broker that was killed knows only the last batch of a producer: with
 		// more under way the producer itself would write twice.
@@ -396,7 +399,7 @@ func awaitCreated(t *testing.T, target ktest.Broker, name string) {
 			t.Error(err)
 		}
 	}()
-	await(t, name+" is created", 30*time.Second, func() bool { _, ok := table.Get(0, "c/created/"+name); return ok })
+	await(t, name+" is created", 90*time.Second, func() bool { _, ok := table.Get(0, "c/created/"+name); return ok })
 }
 
 // TestReal_KillsLoseAndDoubleNothing kills the workers of both directions under
