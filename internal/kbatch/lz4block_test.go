@@ -87,7 +87,7 @@ func TestLZ4Block_EndsAsTheFormatDemands(t *testing.T) {
 
 // lz4Ends walks the sequences of a block of n bytes.
 func lz4Ends(block []byte, n int) error {
-	at, last := 0, 0 // where the last match began
+	at := 0
 	length := func(nibble int) int {
 		if nibble < 15 {
 			return nibble
@@ -109,7 +109,7 @@ func lz4Ends(block []byte, n int) error {
 			break
 		}
 		block = block[2:]
-		last = at
+		last := at
 		at += length(token&15) + lz4MinMatch
 		if n-at < lz4LastLiterals || n-last < lz4MatchLimit {
 			return fmt.Errorf("a match of %d begins %d before the end", at-last, n-last)

@@ -59,6 +59,8 @@ type faults struct {
 	chaos       Chaos
 	loseNext    map[int16]int // answers by key
 	heldMarkers map[place]bool
+	skipMarkers int                     // so many of the producers whose transactional ids begin with
+	skipOf      string                  // this
 	delayed     map[place]time.Duration // markers
 	markers     time.Duration           // of all partitions, if delays is set
 	delays      bool
@@ -205,6 +207,16 @@ func (c *Cluster) ReleaseMarkers(topic string, num int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.faults.heldMarkers, place{topic, num})
+}
+
+// SkipMarkers has the next n markers of producers whose transactional ids begin
+// with prefix left out, and their transactions are complete all the same: what a
+// coordinator does with a marker whose leader it does not find at that moment
+// (TransactionMarkerChannelManager.addTxnMarkersToBrokerQueue).
+func (c *Cluster) SkipMarkers(prefix string, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.faults.skipOf, c.faults.skipMarkers = prefix, n
 }
 
 // with calls fn for one partition.

@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/anabranch/anabranch/internal/kbatch"
@@ -66,7 +67,11 @@ func (c *Cluster) sendMarker(t *txn, turn int, pl place) {
 		}
 	}
 	p := c.partitionAt(pl)
-	if p == nil {
+	skip := c.faults.skipMarkers > 0 && strings.HasPrefix(t.id, c.faults.skipOf)
+	if skip {
+		c.faults.skipMarkers--
+	}
+	if p == nil || skip {
 		done()
 		return
 	}

@@ -25,6 +25,9 @@ const fenceChunk = 300
 // later.
 const fenceWait = 15 * time.Second
 
+// errNoMarker ends the wait for a fence that did not come.
+var errNoMarker = fmt.Errorf("its marker did not come within %v", fenceWait)
+
 // producerState is what a broker remembers of a producer in a partition.
 type producerState struct {
 	id           int64
@@ -107,9 +110,10 @@ func (s *slot) initProducerFor(ctx context.Context, txn string, path []string, o
 }
 
 // initProducerID retries what passes by itself: a coordinator that loads or
-// moves, and a transaction of a former epoch that is still being completed.
+// moves, and a transaction of a former epoch that is still being completed. What
+// does not pass within fenceWait is returned: the slot says so, and tries again.
 func initProducerID(ctx context.Context, cl *kgo.Client, txn string) (int64, int16, error) {
-	for {
+	for limit := time.Now().Add(fenceWait); ; {
 		req := kmsg.NewPtrInitProducerIDRequest()
 		req.TransactionalID, req.TransactionTimeoutMillis = &txn, 60000
 		req.ProducerID, req.ProducerEpoch = -1, -1
@@ -120,7 +124,7 @@ func initProducerID(ctx context.Context, cl *kgo.Client, txn string) (int64, int
 		switch {
 		case err == nil:
 			return resp.ProducerID, resp.ProducerEpoch, nil
-		case errors.Is(err, kerr.ConcurrentTransactions), kerr.IsRetriable(err):
+		case time.Now().Before(limit) && (errors.Is(err, kerr.ConcurrentTransactions) || kerr.IsRetriable(err)):
 			if err := sleep(ctx, 20*time.Millisecond); err != nil {
 				return 0, 0, err
 			}
@@ -216,7 +220,7 @@ func (s *slot) fenceSome(ctx context.Context, todo []tp, recs map[tp]*slotRecord
 		missing[id] = halted(err)
 	}
 	ask = slices.DeleteFunc(ask, func(t fenceTarget) bool { return refused[t.id] != nil })
-	if _, err := s.e.targetState.WaitMarker(ctx, s.n, s.primary.id, s.primary.epoch); err != nil {
+	if err := s.waitStateMarker(ctx); err != nil {
 		return err
 	}
 	return s.waitMarkers(ctx, ask, fenced, missing)
@@ -330,6 +334,17 @@ func retryTxn(ctx context.Context, fn func() error) error {
 			return serr
 		}
 	}
+}
+
+// waitStateMarker returns when our marker was read in the state partition. A
+// coordinator leaves out a marker whose leader it does not find, and calls the
+// transaction complete all the same (TransactionMarkerChannelManager): without
+// it the slot is taken over again, with another fence.
+func (s *slot) waitStateMarker(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, fenceWait, errNoMarker)
+	defer cancel()
+	_, err := s.e.targetState.WaitMarker(ctx, s.n, s.primary.id, s.primary.epoch)
+	return err
 }
 
 // waitMarkers reads each partition until our marker is in it.

@@ -87,6 +87,8 @@ const (
 	Lag FaultKind = "lag"
 	// Markers makes the markers of Side take up to Delay.
 	Markers FaultKind = "markers"
+	// Skip has the coordinator leave out the next Records markers of replicators.
+	Skip FaultKind = "skip-markers"
 	// Answers loses a share of the answers of Side to the workers, and delays
 	// others.
 	Answers FaultKind = "answers"
@@ -143,6 +145,7 @@ func kinds() map[FaultKind]spec {
 		Leaderless: {args: "co", must: []string{"for"}, may: []string{"partition"}, where: modelOnly()},
 		Lag:        {args: "co", must: []string{"for"}, may: []string{"partition"}, where: modelOnly(), many: true},
 		Markers:    {args: "c", must: []string{"delay", "for"}, where: modelOnly()},
+		Skip:       {args: "c", must: []string{"records"}, where: modelOnly()},
 		Answers:    {args: "c", must: []string{"for"}, may: []string{"lose", "slow"}, where: modelOnly()},
 		Cut:        {args: "c", must: []string{"request", "records"}, where: modelOnly()},
 		Deny:       {args: "ct", must: []string{"operation", "for"}, where: modelOnly()},

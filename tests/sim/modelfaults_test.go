@@ -32,6 +32,8 @@ func (r *run) doModel(f Fault, c *kmodel.Cluster) {
 		c.DelayMarkers(f.Delay)
 		time.Sleep(f.For)
 		c.DelayMarkers(normalMarkers)
+	case Skip:
+		c.SkipMarkers("anabranch-", f.Records)
 	case Answers:
 		c.SetChaos(kmodel.Chaos{Lose: f.Lose, Slow: f.Slow, MaxDelay: 200 * time.Millisecond, Client: "anabranch"})
 		time.Sleep(f.For)
