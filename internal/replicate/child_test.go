@@ -90,8 +90,11 @@ func spawnTo(tb testing.TB, log io.Writer, c child, src, tgt ktest.Broker, env .
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(append(os.Environ(), childEnv+"="+string(spec)), env...)
 	cmd.Stderr = log
-	dieWithParent(cmd)
-	if err := cmd.Start(); err != nil {
+	// Not from this goroutine's thread: when that ends, whatever for, so do its
+	// children.
+	starter := ktest.NewStarter()
+	tb.Cleanup(starter.Stop)
+	if err := starter.Start(cmd); err != nil {
 		tb.Fatal(err)
 	}
 	return cmd

@@ -157,7 +157,7 @@ func lose(t *testing.T, w *worker, f *flow, name string, c *ktest.Cluster) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	await(t, "DEGRADED says which cluster is gone", 10*time.Second, func() bool { return v.saw("DEGRADED", "cluster "+name) != "" })
+	await(t, "DEGRADED says which cluster is gone", 30*time.Second, func() bool { return v.saw("DEGRADED", "cluster "+name) != "" })
 	t.Logf("%s lost: after %v: %.300s", name, time.Since(began).Round(time.Millisecond), v.saw("DEGRADED", "cluster "+name))
 	time.Sleep(5 * time.Second)
 	if err := c.StartBroker(t.Context(), 0); err != nil {

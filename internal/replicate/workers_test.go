@@ -153,7 +153,11 @@ func (r rig) flow() *flow {
 	c := client(r.t, r.tgt, kgo.ConsumeTopics(r.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond), kgo.MetadataMinAge(100*time.Millisecond))
 	f.wg.Go(func() { f.write(lctx, p) })
 	f.wg.Go(func() { f.read(ctx, c) })
-	r.t.Cleanup(func() { cancel(); f.wg.Wait() })
+	r.t.Cleanup(func() {
+		cancel()
+		p.Close() // a test that failed may have left its broker stopped, and the writer waiting
+		f.wg.Wait()
+	})
 	return f
 }
 
