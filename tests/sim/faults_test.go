@@ -276,8 +276,13 @@ func (r *run) retain(f Fault, t Topic) {
 		return
 	}
 	r.admin(f.Side, func(ctx context.Context, adm *kadm.Client) error {
-		resp, err := adm.DeleteRecords(ctx, offsets)
-		return cmp.Or(err, resp.Error())
+		for { // a broker that is down takes the leaders of its partitions with it for a while
+			resp, err := adm.DeleteRecords(ctx, offsets)
+			if err = cmp.Or(err, resp.Error()); !kerr.IsRetriable(err) || ctx.Err() != nil {
+				return err
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
 	})
 }
 
