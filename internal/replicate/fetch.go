@@ -17,7 +17,8 @@ import (
 
 // Sizes of the fetch side, in bytes.
 const (
-	fetchPartitionBytes = 1 << 20   // asked for at once of one partition, about, see ask
+	fetchPartitionBytes = 1 << 20   // asked for at once of one partition, about and at most, see ask
+	fetchLeastBytes     = 256 << 10 // and at least
 	fetchRequestBytes   = 4 << 20   // asked for at once of one broker, about
 	fetchLargeBatch     = 128 << 10 // twice as much of a partition with batches from here on
 	partitionBuffer     = 4 << 20   // of one partition in memory: fetched and not yet acknowledged
@@ -261,7 +262,7 @@ func (f *fetcher) request(node int32, rotate int) (*kmsg.FetchRequest, map[tp]*f
 			req.Topics = append(req.Topics, rt)
 		}
 		rp := kmsg.NewFetchRequestTopicPartition()
-		rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = p.id.partition, p.next, ask(p.batch)
+		rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = p.id.partition, p.next, ask(p.batch, len(ready))
 		if most < fetchRequestBytes { // it ends where a partition's part does
 			most += int64(rp.PartitionMaxBytes)
 		}
@@ -279,15 +280,17 @@ func (f *fetcher) request(node int32, rotate int) (*kmsg.FetchRequest, map[tp]*f
 	return req, asked, 0
 }
 
-// ask returns how many bytes to ask for of a partition whose batches have about
-// the given size, 0 if that is not known. A broker cuts its answer at any byte,
-// and what it cut off the last batch is sent and read for nothing. So it is asked
-// for some whole batches, and a little more.
-func ask(batch int) int32 {
+// ask returns how many bytes to ask for of one of several partitions, whose batches
+// have about the given size, 0 if that is not known. All are to get a part of the
+// answer: a target takes one batch of a partition at a time, so requests are small
+// where few have any. And a broker cuts its answer at any byte, and what it cut
+// off the last batch is sent and read for nothing: it is asked for some whole
+// batches, and a little more.
+func ask(batch, partitions int) int32 {
+	about := min(max(fetchRequestBytes/partitions, fetchLeastBytes), fetchPartitionBytes)
 	if batch == 0 {
-		return fetchPartitionBytes
+		return int32(about)
 	}
-	about := fetchPartitionBytes
 	if batch >= fetchLargeBatch {
 		about *= 2
 	}
