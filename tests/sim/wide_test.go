@@ -13,7 +13,12 @@ import (
 	"github.com/anabranch/anabranch/internal/ktest"
 )
 
-const wideEnv = "ANABRANCH_SIM_PARTITIONS" // of TestModel_ManyPartitions
+// How many partitions TestModel_ManyPartitions has: so many, or as many as the
+// environment variable says.
+const (
+	widePartitions = 1000
+	wideEnv        = "ANABRANCH_SIM_PARTITIONS"
+)
 
 // traffic counts what passes through connections.
 type traffic struct{ sent, received, conns atomic.Int64 }
@@ -51,10 +56,8 @@ func (tr *traffic) counted(dial fault.DialFunc) fault.DialFunc {
 // Processors cost nothing in fake time: that is what the network and the brokers
 // take.
 func TestModel_ManyPartitions(t *testing.T) {
-	n := number(t, wideEnv, 0)
-	if n == 0 {
-		t.Skipf("skipped, because %s says no number: make wide", wideEnv)
-	}
+	t.Parallel()
+	n := number(t, wideEnv, widePartitions)
 	s := Scenario{
 		Name: "many", Seed: 1, Clusters: clusters("a", "b"), Topics: []Topic{{"plain", int32(n), ktest.Plain, []string{"a"}}},
 		Replicators: []Replicator{{"a", "b", 1, false}}, Load: Load{Rate: 5000, For: time.Minute, Records: 3 * n},
