@@ -23,7 +23,7 @@ const (
 	pinnedEndTxn        = 4
 )
 
-// bench is a cluster with one broker and clients that send raw requests to it.
+// bench is a cluster, of one broker unless a test says otherwise, and clients that send raw requests to it.
 type bench struct {
 	t       *testing.T // Outlives the subtests.
 	env     environment
@@ -69,6 +69,7 @@ type scope struct {
 	t     *testing.T // Of the subtest.
 	name  string
 	count int
+	node  int // The broker that is asked: the leader.
 }
 
 func (b *bench) scope(t *testing.T) *scope {
@@ -78,7 +79,7 @@ func (b *bench) scope(t *testing.T) *scope {
 		}
 		return '-'
 	}, t.Name())
-	return &scope{bench: b, t: t, name: name[max(0, len(name)-120):]}
+	return &scope{bench: b, t: t, name: name[max(0, len(name)-120):], node: 1}
 }
 
 func (s *scope) must(err error, doing string) {
@@ -126,7 +127,7 @@ func (s *scope) topicID(name string) [16]byte {
 	rt := kmsg.NewMetadataRequestTopic()
 	rt.Topic = &name
 	req.Topics = append(req.Topics, rt)
-	resp, err := req.RequestWith(s.ctx(), s.free.Broker(1))
+	resp, err := req.RequestWith(s.ctx(), s.free.Broker(s.node))
 	s.must(err, "metadata")
 	return resp.Topics[0].TopicID
 }
@@ -269,7 +270,7 @@ func (s *scope) fetchRequest(topic string, partition int32, from int64) *kmsg.Fe
 // fetch returns the answer for the one partition of the request.
 func (s *scope) fetch(cl *kgo.Client, req *kmsg.FetchRequest) kmsg.FetchResponseTopicPartition {
 	s.t.Helper()
-	resp, err := req.RequestWith(s.ctx(), cl.Broker(1))
+	resp, err := req.RequestWith(s.ctx(), cl.Broker(s.node))
 	s.must(err, "fetch")
 	s.must(kerr.ErrorForCode(resp.ErrorCode), "fetch")
 	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
@@ -340,7 +341,7 @@ func (s *scope) produce(topic string, partition int32, batch []byte) (int64, err
 	s.t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		resp, err := s.produceRequest(topic, partition, batch).RequestWith(s.ctx(), s.pinned.Broker(1))
+		resp, err := s.produceRequest(topic, partition, batch).RequestWith(s.ctx(), s.pinned.Broker(s.node))
 		if err != nil {
 			return -1, err
 		}
@@ -400,7 +401,7 @@ func (s *scope) described(topic string, partition int32, pid int64) (kmsg.Descri
 	rt := kmsg.NewDescribeProducersRequestTopic()
 	rt.Topic, rt.Partitions = topic, []int32{partition}
 	req.Topics = append(req.Topics, rt)
-	resp, err := req.RequestWith(s.ctx(), s.free.Broker(1))
+	resp, err := req.RequestWith(s.ctx(), s.free.Broker(s.node))
 	s.must(err, "describe producers")
 	p := resp.Topics[0].Partitions[0]
 	s.must(kerr.ErrorForCode(p.ErrorCode), "describe producers")
