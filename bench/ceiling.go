@@ -218,9 +218,12 @@ func (c *conn) fetchOnce(topic string, parts []int32, next map[int32]int64) (int
 			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
 				return 0, fmt.Errorf("fetch %s[%d]: %w", topic, p.Partition, err)
 			}
-			n, err := skipBatches(p.RecordBatches, func(end int64) { next[p.Partition] = end })
+			n, end, err := skipBatches(p.RecordBatches)
 			if err != nil {
 				return 0, fmt.Errorf("fetch %s[%d]: %w", topic, p.Partition, err)
+			}
+			if n > 0 {
+				next[p.Partition] = end
 			}
 			bytes += n
 		}
@@ -228,26 +231,14 @@ func (c *conn) fetchOnce(topic string, parts []int32, next map[int32]int64) (int
 	return bytes, nil
 }
 
-// skipBatches calls end with the offset after the last whole batch of b and
-// returns the bytes of the whole batches.
-func skipBatches(b []byte, end func(int64)) (int64, error) {
-	var n int64
-	for {
-		entry, rest, _, err := kbatch.Next(b)
-		if errors.Is(err, kbatch.ErrPartial) {
-			return n, nil
-		}
-		if err != nil {
-			return n, err
-		}
-		h, err := kbatch.ParseHeader(entry)
-		if err != nil {
-			return n, err
-		}
-		end(h.LastOffset() + 1)
+// skipBatches returns the bytes of the whole batches of b and the offset after
+// the last one.
+func skipBatches(b []byte) (n, end int64, err error) {
+	end, _, err = kbatch.Walk(b, 0, func(_ kbatch.Header, entry []byte) bool {
 		n += int64(len(entry))
-		b = rest
-	}
+		return true
+	})
+	return n, end, err
 }
 
 // sleep waits for d, or returns the reason why ctx ended before.

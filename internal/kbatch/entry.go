@@ -3,6 +3,7 @@ package kbatch
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 )
 
 // Next splits the first entry off the bytes of a fetch response: a batch of
@@ -67,6 +68,55 @@ func OffsetRange(entry []byte) (base, last int64, err error) {
 		return 0, 0, err
 	}
 	return set.first, set.last, nil
+}
+
+// Walk calls fn with every whole entry of the bytes of a fetch response that
+// ends at offset from or behind it, in order, until fn returns false. It returns
+// the offset to go on from, and whether fn wanted more. A part of an entry at the
+// end is no error: it comes whole with the next fetch. The entries share b's
+// memory.
+//
+// The header of an entry of magic 0 or 1 has its last offset only, one record and
+// no producer: that nobody's id is in it is all that readers of logs need.
+//
+// It returns a *CorruptError, wrapped with the offset that was due, for bytes
+// that cannot be walked. It does not look at the checksums of batches.
+func Walk(b []byte, from int64, fn func(h Header, entry []byte) bool) (next int64, more bool, err error) {
+	for len(b) > 0 {
+		entry, rest, magic, err := Next(b)
+		if errors.Is(err, ErrPartial) {
+			break
+		}
+		var h Header
+		if err == nil {
+			h, err = headerOf(entry, magic)
+		}
+		if err != nil {
+			return from, false, fmt.Errorf("read offset %d: %w", from, err)
+		}
+		b = rest
+		if h.LastOffset() < from {
+			continue
+		}
+		from = h.LastOffset() + 1
+		if !fn(h, entry) {
+			return from, false, nil
+		}
+	}
+	return from, true, nil
+}
+
+// headerOf returns the header of a whole entry, one in its place where the format
+// has none.
+func headerOf(entry []byte, magic int8) (Header, error) {
+	if magic == 2 {
+		return ParseHeader(entry)
+	}
+	_, last, err := OffsetRange(entry)
+	if err != nil {
+		return Header{}, err
+	}
+	return Header{BaseOffset: last, Magic: magic, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1, Count: 1}, nil
 }
 
 // entryOffset returns the offset in the log overhead, which every entry has.

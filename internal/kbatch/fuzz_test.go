@@ -35,6 +35,18 @@ func allowed(t *testing.T, err error) {
 func FuzzNext(f *testing.F) {
 	seeds(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		due := int64(0)
+		next, more, err := Walk(b, due, func(h Header, e []byte) bool {
+			if h.LastOffset() < due || len(e) < 26 {
+				t.Fatalf("entry of %d bytes with offset %d, due was %d", len(e), h.LastOffset(), due)
+			}
+			due = h.LastOffset() + 1
+			return true
+		})
+		allowed(t, err)
+		if next != due || more != (err == nil) {
+			t.Fatalf("walked to %d, due was %d; more %t, error %v", next, due, more, err)
+		}
 		for rest := b; ; {
 			e, r, magic, err := Next(rest)
 			if err != nil {

@@ -237,34 +237,11 @@ func (a *attempt) read(ctx context.Context, from int64, fn func(kbatch.Header) b
 	if err != nil {
 		return from, fmt.Errorf("fetch from topic %s: %w", Topic, err)
 	}
-	for b := fp.RecordBatches; len(b) > 0; {
-		entry, rest, magic, err := kbatch.Next(b)
-		if errors.Is(err, kbatch.ErrPartial) {
-			break
-		}
-		if err != nil {
-			return from, fmt.Errorf("read topic %s: %w", Topic, err)
-		}
-		b = rest
-		_, last, err := kbatch.OffsetRange(entry)
-		if err != nil {
-			return from, fmt.Errorf("read topic %s: %w", Topic, err)
-		}
-		if last < from {
-			continue
-		}
-		from = last + 1
-		h := kbatch.Header{BaseOffset: last, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1, Count: 1}
-		if magic == 2 {
-			if h, err = kbatch.ParseHeader(entry); err != nil {
-				return from, fmt.Errorf("read topic %s: %w", Topic, err)
-			}
-		}
-		if !fn(h) {
-			break
-		}
+	next, _, err = kbatch.Walk(fp.RecordBatches, from, func(h kbatch.Header, _ []byte) bool { return fn(h) })
+	if err != nil {
+		return next, fmt.Errorf("read topic %s: %w", Topic, err)
 	}
-	return from, nil
+	return next, nil
 }
 
 // fetch reads uncommitted, once.

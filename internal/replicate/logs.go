@@ -94,33 +94,11 @@ func walkLog(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget,
 			}
 			continue
 		}
-		for len(b) > 0 {
-			entry, rest, magic, err := kbatch.Next(b)
-			if errors.Is(err, kbatch.ErrPartial) {
-				break
-			}
-			if err != nil {
-				return start, fmt.Errorf("read offset %d: %w", from, err)
-			}
-			b = rest
-			_, last, err := kbatch.OffsetRange(entry)
-			if err != nil {
-				return start, fmt.Errorf("read offset %d: %w", from, err)
-			}
-			if last < from {
-				continue
-			}
-			from = last + 1
-			h := kbatch.Header{BaseOffset: last, ProducerID: -1, Count: 1}
-			if magic == 2 {
-				if h, err = kbatch.ParseHeader(entry); err != nil {
-					return start, fmt.Errorf("read offset %d: %w", from, err)
-				}
-			}
-			if !fn(h, entry) {
-				return start, nil
-			}
+		next, more, err := kbatch.Walk(b, from, fn)
+		if err != nil || !more {
+			return start, err
 		}
+		from = next
 	}
 }
 

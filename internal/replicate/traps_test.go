@@ -364,20 +364,16 @@ func cut(n int) func([]byte) []byte {
 // flip changes one bit of the payload of the batch that holds an offset.
 func flip(t *testing.T, offset int64) func([]byte) []byte {
 	return func(log []byte) []byte {
-		at := 0
-		for rest := log; len(rest) > 0; {
-			entry, r, _, err := kbatch.Next(rest)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if h, err := kbatch.ParseHeader(entry); err == nil && h.BaseOffset <= offset && h.LastOffset() >= offset {
-				log[at+len(entry)-1] ^= 1
-				return log
-			}
-			at, rest = at+len(entry), r
+		found := false
+		_, _, err := kbatch.Walk(log, offset, func(h kbatch.Header, entry []byte) bool {
+			found = h.BaseOffset <= offset
+			entry[len(entry)-1] ^= 1
+			return false
+		})
+		if err != nil || !found {
+			t.Fatalf("no batch holds offset %d: %v", offset, err)
 		}
-		t.Fatalf("no batch holds offset %d", offset)
-		return nil
+		return log
 	}
 }
 

@@ -124,19 +124,19 @@ func (r *round) damage(side, name string, offset int64) (first, last int64, err 
 // batchOf finds the batch that holds an offset in a segment: where it begins, and
 // its first and last offset.
 func batchOf(log []byte, offset int64) (at int, first, last int64, err error) {
-	for rest := log; len(rest) > 0; {
-		entry, next, _, err := kbatch.Next(rest)
-		if err != nil {
-			return 0, 0, 0, fmt.Errorf("parse the segment: %w", err)
+	_, more, err := kbatch.Walk(log, 0, func(h kbatch.Header, entry []byte) bool {
+		first, last = h.BaseOffset, h.LastOffset()
+		if last >= offset {
+			return false
 		}
-		h, err := kbatch.ParseHeader(entry)
-		if err != nil {
-			return 0, 0, 0, fmt.Errorf("parse the segment: %w", err)
-		}
-		if h.BaseOffset <= offset && h.LastOffset() >= offset {
-			return len(log) - len(rest), h.BaseOffset, h.LastOffset(), nil
-		}
-		rest = next
+		at += len(entry)
+		return true
+	})
+	switch {
+	case err != nil:
+		return 0, 0, 0, fmt.Errorf("parse the segment: %w", err)
+	case more || first > offset:
+		return 0, 0, 0, errors.New("no batch holds the offset")
 	}
-	return 0, 0, 0, errors.New("no batch holds the offset")
+	return at, first, last, nil
 }
