@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,16 +78,24 @@ func (s *slot) resolveHalt(ctx context.Context, p *pipeline) error {
 	}
 	p.resolved, p.dirty = r.ID, true
 	if err != nil {
-		reason, _, _ := strings.Cut(p.halt.Reason, " (the decision ")
-		p.halt = &haltRecord{Code: p.halt.Code, AtMs: p.halt.AtMs, Behind: p.halt.Behind, Reason: fmt.Sprintf("%s (the decision %s was not carried out: %v)", reason, r.Action, err)}
+		reason, _, _ := strings.Cut(p.halt.Reason, decisionFailed)
+		p.halt = &haltRecord{Code: p.halt.Code, AtMs: p.halt.AtMs, Behind: p.halt.Behind, Reason: fmt.Sprintf("%s%s%s was not carried out: %v)", reason, decisionFailed, r.Action, err)}
 	}
 	return nil
 }
 
+// decisionFailed begins what is added to the reason of a halt when a decision
+// could not be carried out.
+const decisionFailed = " (the decision "
+
 func (s *slot) decide(ctx context.Context, p *pipeline, r *resolveRecord) error {
-	if startsAnew(r.Action, p.halt.Code) {
+	if startsAnew(r.Action, cmp.Or(r.About, p.halt.Code)) {
 		p.halt, p.keep, p.doubt, p.retired = nil, nil, nil, true
 		return nil
+	}
+	// The halt may be another one by now than the one that was decided about.
+	if !slices.Contains(decisions(p.halt.Code), r.Action) || startsAnew(r.Action, p.halt.Code) {
+		return fmt.Errorf("it was about %s, and the halt is %s now: decide again", r.About, p.halt.Code)
 	}
 	// The operator may just have changed what the target takes.
 	if err := s.e.limits.reread(ctx, p.target); err != nil {

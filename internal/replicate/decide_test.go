@@ -1,16 +1,19 @@
 package replicate
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kstate"
 )
 
 // TestDecisions_AreAsDocumented compares the table of docs/api.md with what is
@@ -78,6 +81,82 @@ func TestContinueAt_IsWhereTheSourceGoesOn(t *testing.T) {
 		}
 		if got != tt.want {
 			t.Errorf("%s: %d (%v), want %d", tt.name, got, err, tt.want)
+		}
+	}
+}
+
+// TestSlot_AGoneTopicSupersedesTheHalt: what stood before cannot be mended once
+// the topic is another one, and a decision about it does not carry over.
+func TestSlot_AGoneTopicSupersedesTheHalt(t *testing.T) {
+	t.Parallel()
+	oldSource, oldTarget, other := [16]byte{1}, [16]byte{2}, [16]byte{3}
+	listed := func(id [16]byte) *clusterMeta {
+		m := &clusterMeta{byName: map[string]*topicMeta{}, byID: map[[16]byte]*topicMeta{}}
+		if id != ([16]byte{}) {
+			m.byName["t"] = &topicMeta{name: "t", id: id}
+			m.byID[id] = m.byName["t"]
+		}
+		return m
+	}
+	for _, tt := range []struct {
+		name           string
+		before         dr.HaltCode
+		source, target [16]byte // as they are listed now, zero: not
+		gone           bool     // every broker says so
+		want           dr.HaltCode
+	}{
+		{"target made again", dr.HaltTargetTruncated, oldSource, other, true, dr.HaltTargetRecreated},
+		{"target deleted", dr.HaltPosition, oldSource, [16]byte{}, true, dr.HaltTargetDeleted},
+		{"source made again", dr.HaltSourceTruncated, other, oldTarget, true, dr.HaltSourceRecreated},
+		{"source deleted: nothing to decide", dr.HaltCorrupt, [16]byte{}, oldTarget, true, dr.HaltCorrupt},
+		{"not certain", dr.HaltTargetTruncated, oldSource, other, false, dr.HaltTargetTruncated},
+		{"both as they were", dr.HaltTargetTruncated, oldSource, oldTarget, true, dr.HaltTargetTruncated},
+		{"said already", dr.HaltTargetDeleted, oldSource, other, true, dr.HaltTargetDeleted},
+		{"no permission, and gone", dr.HaltUnauthorized, oldSource, [16]byte{}, true, dr.HaltTargetDeleted},
+	} {
+		s := &slot{e: &Engine{o: Options{Name: "r"}, sourceMissing: newAbsence(nil), targetMissing: newAbsence(nil), targetState: kstate.NewTable(kstate.TableOptions{})}, touched: map[*pipeline]struct{}{}}
+		if tt.gone {
+			s.e.sourceMissing.mu.ids[oldSource], s.e.targetMissing.mu.ids[oldTarget] = &absent{is: presenceGone}, &absent{is: presenceGone}
+		}
+		p := newPipeline(pipelineOptions{id: tp{oldSource, 0}, topic: "t", target: "t", targetID: oldTarget, now: time.Now})
+		p.halt, p.unfenced, p.stopped = &haltRecord{Code: tt.before, Reason: "why" + decisionFailed + "x)", AtMs: 7}, true, true
+		s.watch(p, listed(tt.source), listed(tt.target))
+		if p.halt.Code != tt.want || p.halt.AtMs != 7 {
+			t.Errorf("%s: halted with %+v, want %s", tt.name, p.halt, tt.want)
+		}
+		changed := tt.before != tt.want
+		if p.dirty != changed || p.unfenced == changed || p.stopped == changed {
+			t.Errorf("%s: dirty %v, unfenced %v, acted upon %v", tt.name, p.dirty, p.unfenced, p.stopped)
+		}
+		if changed && !strings.HasSuffix(p.halt.Reason, fmt.Sprintf("(before it was halted with %s: why)", tt.before)) {
+			t.Errorf("%s: reason %q", tt.name, p.halt.Reason)
+		}
+	}
+}
+
+// TestSlot_ADecisionIsAboutOneHalt has decisions that were made while the halt
+// became another one.
+func TestSlot_ADecisionIsAboutOneHalt(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name       string
+		r          resolveRecord
+		halt       dr.HaltCode
+		over, fits bool
+	}{
+		{"the whole topic, as decided", resolveRecord{Action: dr.ResolveRestart, About: dr.HaltSourceRecreated}, dr.HaltSourceRecreated, true, true},
+		{"the whole topic, this partition stood for another reason", resolveRecord{Action: dr.ResolveRestart, About: dr.HaltSourceRecreated}, dr.HaltCorrupt, true, true},
+		{"of a worker that does not say", resolveRecord{Action: dr.ResolveRestart}, dr.HaltSourceRecreated, true, true},
+		{"restart of a log, and the topic is another one", resolveRecord{Action: dr.ResolveRestart, About: dr.HaltSourceTruncated}, dr.HaltSourceRecreated, false, false},
+		{"an offset, and the topic is another one", resolveRecord{Action: dr.ResolveStartAt, About: dr.HaltTargetTruncated}, dr.HaltTargetRecreated, false, false},
+		{"the topic was to be made again anyway", resolveRecord{Action: dr.ResolveRecreate, About: dr.HaltTargetTruncated}, dr.HaltTargetDeleted, true, true},
+	} {
+		s := &slot{}
+		p := newPipeline(pipelineOptions{now: time.Now})
+		p.halt = &haltRecord{Code: tt.halt}
+		err := s.decide(t.Context(), p, &tt.r)
+		if p.retired != tt.over || (err == nil) != tt.fits {
+			t.Errorf("%s: over %v, %v", tt.name, p.retired, err)
 		}
 	}
 }

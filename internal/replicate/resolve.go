@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -42,8 +43,10 @@ func (e *Engine) Resolve(ctx context.Context, r dr.Resolution) (dr.ResolveResult
 		return res, nil
 	}
 	ids := map[[16]byte]struct{}{}
+	about := dr.HaltCode("") // of a decision about the whole topic
 	for _, v := range targets {
 		if startsAnew(r.Action, v.status.Code) {
+			about = v.status.Code
 			if targets, err = e.startAnew(ctx, r); err != nil {
 				return res, err
 			}
@@ -59,7 +62,7 @@ func (e *Engine) Resolve(ctx context.Context, r dr.Resolution) (dr.ResolveResult
 		}
 	}
 	for id, v := range targets {
-		rec := resolveRecord{V: stateVersion, ID: strconv.FormatInt(time.Now().UnixNano(), 36), Action: r.Action, AtMs: time.Now().UnixMilli()}
+		rec := resolveRecord{V: stateVersion, ID: strconv.FormatInt(time.Now().UnixNano(), 36), Action: r.Action, AtMs: time.Now().UnixMilli(), About: cmp.Or(about, v.status.Code)}
 		out := dr.ResolvedPartition{Partition: id.partition, SourceOffset: v.status.ReplicatedOffset}
 		switch {
 		case r.Action == dr.ResolveRecreate:

@@ -151,6 +151,7 @@ type resolveRecord struct {
 	Action dr.ResolveAction `json:"action"`
 	Offset int64            `json:"offset"` // start-at: source offset
 	AtMs   int64            `json:"at_ms"`
+	About  dr.HaltCode      `json:"about,omitempty"` // the halt that was decided about; for a whole topic the one that made it so
 }
 
 // workerRecord is what a worker says of itself every few seconds.

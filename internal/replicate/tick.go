@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -66,35 +67,66 @@ func (s *slot) retryUnfenced(tgt *clusterMeta) {
 	}
 }
 
-// watch compares a running pipeline with what the metadata now say.
+// watch compares a pipeline with what the metadata now say.
 func (s *slot) watch(p *pipeline, src, tgt *clusterMeta) {
+	code, reason := s.topicsGone(p, src, tgt)
 	if p.halt != nil {
+		if code != "" && code != dr.HaltUnauthorized {
+			s.supersede(p, code, reason)
+		}
 		s.retryHalt(p, src, tgt)
 		return
 	}
+	if code != "" {
+		p.stop(code, reason)
+		s.touched[p] = struct{}{}
+		return
+	}
+	s.watchTarget(p, tgt)
+}
+
+// topicsGone says why a pipeline cannot go on with the topics that it knows: one
+// of them was deleted, is another one by now, or is hidden. The code is empty
+// while nothing of that is known.
+func (s *slot) topicsGone(p *pipeline, src, tgt *clusterMeta) (dr.HaltCode, string) {
 	if t := src.byName[p.topic]; t == nil || t.id != p.id.topicID {
 		switch is := s.e.sourceMissing.of(p.id.topicID); {
 		case is == presenceDenied:
-			p.stop(dr.HaltUnauthorized, fmt.Sprintf("describe source topic %s: not allowed any more", p.topic))
+			return dr.HaltUnauthorized, fmt.Sprintf("describe source topic %s: not allowed any more", p.topic)
 		case is == presenceGone && t != nil && !seeded.Bug("recreation-ignored"):
-			p.stop(dr.HaltSourceRecreated, fmt.Sprintf("source topic %s was re-created: it had the id %s and now has %s", p.topic, hexID(p.id.topicID), hexID(t.id)))
+			return dr.HaltSourceRecreated, fmt.Sprintf("source topic %s was re-created: it had the id %s and now has %s", p.topic, hexID(p.id.topicID), hexID(t.id))
 		} // deleted: what was fetched is still copied
 	}
 	if t := tgt.byName[p.target]; t == nil || t.id != p.targetID {
 		switch is := s.e.targetMissing.of(p.targetID); {
 		case is == presenceDenied:
-			p.stop(dr.HaltUnauthorized, fmt.Sprintf("describe target topic %s: not allowed any more", p.target))
+			return dr.HaltUnauthorized, fmt.Sprintf("describe target topic %s: not allowed any more", p.target)
 		case is == presenceGone && t == nil:
-			p.stop(dr.HaltTargetDeleted, fmt.Sprintf("target topic %s was deleted; it is not re-created by itself", p.target))
+			return dr.HaltTargetDeleted, fmt.Sprintf("target topic %s was deleted; it is not re-created by itself", p.target)
 		case is == presenceGone:
-			p.stop(dr.HaltTargetRecreated, fmt.Sprintf("target topic %s was re-created: it had the id %s and now has %s", p.target, hexID(p.targetID), hexID(t.id)))
+			return dr.HaltTargetRecreated, fmt.Sprintf("target topic %s was re-created: it had the id %s and now has %s", p.target, hexID(p.targetID), hexID(t.id))
 		}
 	}
-	if p.halt != nil {
-		s.touched[p] = struct{}{}
+	return "", ""
+}
+
+// supersede gives a halted pipeline another halt, because a topic that it knows
+// is gone: what stood before can't be mended any more, and its decisions would
+// not help. A worker may even have halted only because of that: before Produce 13
+// a batch names its topic, so the first ones behind a re-creation go into the new
+// topic and look like a log that was cut. The halt is as old as the one before: a
+// decision that was made meanwhile still finds it.
+func (s *slot) supersede(p *pipeline, code dr.HaltCode, reason string) {
+	switch p.halt.Code {
+	case dr.HaltSourceRecreated, dr.HaltTargetRecreated, dr.HaltTargetDeleted, dr.HaltNames:
 		return
+	default:
 	}
-	s.watchTarget(p, tgt)
+	before, _, _ := strings.Cut(p.halt.Reason, decisionFailed)
+	p.halt = &haltRecord{Code: code, AtMs: p.halt.AtMs, Reason: fmt.Sprintf("%s (before it was halted with %s: %s)", reason, p.halt.Code, before)}
+	p.waiting, p.unfenced = "", false // there is nothing to be fenced any more
+	p.dirty, p.stopped = true, false
+	s.touched[p] = struct{}{}
 }
 
 // watchTarget asks, whenever the target partition has a new leader, whether its

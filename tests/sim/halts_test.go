@@ -173,7 +173,7 @@ func (r *run) verifyHalts(readings []reading) {
 	r.mu.Unlock()
 	seen := make([]bool, len(r.s.Expect))
 	for _, h := range halts {
-		expected := h.code == dr.HaltUnauthorized && slices.ContainsFunc(r.s.Faults, func(f Fault) bool { return f.Kind == Deny && f.Topic == h.topic })
+		expected := r.mayPass(h)
 		for i, e := range r.s.Expect {
 			if (e.Kind != Halt && e.Kind != Passed) || !e.covers(h.replicator, h.topic, h.partition) || e.Code != h.code {
 				continue
@@ -193,6 +193,24 @@ func (r *run) verifyHalts(readings []reading) {
 			r.failf("not seen: expect %s", e.text(r.s))
 		}
 	}
+}
+
+// mayPass says whether a halt may be seen that nobody expects: it does not last.
+// One for a right that was withdrawn clears itself. And before Produce 13 the
+// first batches go into a topic that was made again under its name, which looks
+// like a log that was cut until the metadata show the other topic.
+func (r *run) mayPass(h halt) bool {
+	to := r.s.Replicators[h.replicator].To
+	return slices.ContainsFunc(r.s.Faults, func(f Fault) bool {
+		switch f.Kind {
+		case Deny:
+			return f.Topic == h.topic && h.code == dr.HaltUnauthorized
+		case Recreate:
+			return f.Topic == h.topic && f.Side == to && h.code == dr.HaltTargetTruncated
+		default:
+			return false
+		}
+	})
 }
 
 // truthful holds the range of a halt to the logs.
