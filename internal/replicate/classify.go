@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/anabranch/anabranch/internal/dr"
@@ -46,6 +47,9 @@ func (p *pipeline) classify(c *pchunk, entry []byte, magic int8) entryClass {
 			return entryClass{class: classStop}
 		}
 		if v == verdictForeign {
+			if r, ok := errors.AsType[*remadeError](err); ok {
+				return p.stop(dr.HaltForeign, fmt.Sprintf("source offsets %d to %d: %v", h.BaseOffset, e.last, r))
+			}
 			return p.stop(dr.HaltForeign, fmt.Sprintf("source offsets %d to %d carry the registered producer id %d epoch %d, but no replicator wrote them there (%v): "+
 				"the log may have been cloned or restored from another cluster", h.BaseOffset, e.last, h.ProducerID, h.ProducerEpoch, err))
 		}

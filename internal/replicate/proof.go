@@ -123,6 +123,34 @@ func (c *claims) get(k claimKey, key string) (*claim, error) {
 	return cl, nil
 }
 
+// remadeError says, of a batch that its writer's state does not explain, that
+// the writer knows another topic under this name.
+type remadeError struct{ replicator, topic string }
+
+func (e *remadeError) Error() string {
+	return fmt.Sprintf("replicator %[1]s wrote them while the topic was re-created, before it saw that. Decide about that replicator first: "+
+		"`anabranch replicator resolve %[1]s --topic %[2]s --action recreate` makes the topic again, without them; then this one halts with SOURCE_TOPIC_RECREATED and can be restarted", e.replicator, e.topic)
+}
+
+// remade looks whether the writer of a batch that is not explained still writes
+// to the topic that had this name before. Before version 13 a produce request
+// names its topic, so its last batches went into the one that is read here. It
+// returns nil otherwise.
+func (s *slot) remade(reg *registration, id tp) error {
+	t := s.e.source.meta().byID[id.topicID]
+	if t == nil {
+		return nil
+	}
+	var out error
+	s.e.claims.table.Range(reg.Slot, prefixCheckpoint(reg.Replicator), func(_ string, v []byte) {
+		ck, err := decode[checkpoint](v)
+		if err == nil && !ck.Retired && ck.Target == t.name && ck.Partition == id.partition && ck.TargetID != hexID(id.topicID) {
+			out = &remadeError{reg.Replicator, ck.Topic}
+		}
+	})
+	return out
+}
+
 // find looks for the checkpoints whose target is the partition: checkpoints
 // are keyed by the writer's source topic.
 func (c *claims) find(k claimKey) []string {

@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -161,7 +162,7 @@ func (s *slot) provenance(id tp, h kbatch.Header, have evidence) (verdict, *prod
 	}
 	if err := s.e.claims.explain(reg, id, h); err != nil && have != evidenceGone && !seeded.Bug("provenance-not-proved") {
 		if have == evidenceRead {
-			return verdictForeign, nil, err
+			return verdictForeign, nil, cmp.Or(s.remade(reg, id), err)
 		}
 		return verdictUnknown, nil, nil
 	}
