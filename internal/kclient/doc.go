@@ -6,9 +6,12 @@
 // dial says which address failed and why, and that secrets never reach a log or
 // an error text.
 //
+// It has, too, the requests that several packages make alike ([CreateTopic],
+// [LiveBrokers]).
+//
 // It never contacts a cluster by itself: New only builds a client, which dials
 // on its first request. It never chooses topics, groups or producer settings;
-// callers pass those as extra options.
+// callers pass those.
 //
 // New may be called from any goroutine; the clients are safe for concurrent use.
 package kclient

@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/anabranch/anabranch/internal/kclient"
 )
 
 // place is the partition in which rules are tried.
@@ -77,36 +80,15 @@ func find(ctx context.Context, client *kgo.Client) (place, error) {
 // create makes the topic. Its records are worth nothing a day later.
 func create(ctx context.Context, client *kgo.Client, replication int16) error {
 	if replication <= 0 {
-		all := kmsg.NewPtrMetadataRequest()
-		all.Topics = []kmsg.MetadataRequestTopic{} // none, nil would be all
-		resp, err := all.RequestWith(ctx, client)
+		n, err := kclient.LiveBrokers(ctx, client)
 		if err != nil {
-			return fmt.Errorf("count brokers: %w", err)
-		}
-		replication = int16(min(3, len(resp.Brokers)))
-	}
-	t := kmsg.NewCreateTopicsRequestTopic()
-	t.Topic, t.NumPartitions, t.ReplicationFactor = Topic, 1, replication
-	for _, kv := range [][2]string{{"cleanup.policy", "delete"}, {"retention.ms", "86400000"}, {"min.insync.replicas", "1"}, {"compression.type", "producer"}} {
-		c := kmsg.NewCreateTopicsRequestTopicConfig()
-		c.Name, c.Value = kv[0], &kv[1]
-		t.Configs = append(t.Configs, c)
-	}
-	req := kmsg.NewPtrCreateTopicsRequest()
-	req.Topics, req.TimeoutMillis = append(req.Topics, t), 10000
-	resp, err := req.RequestWith(ctx, client)
-	if err != nil {
-		return err
-	}
-	for _, rt := range resp.Topics {
-		if err := kerr.ErrorForCode(rt.ErrorCode); err != nil {
-			if rt.ErrorMessage != nil {
-				return fmt.Errorf("%w: %s", err, *rt.ErrorMessage)
-			}
 			return err
 		}
+		replication = int16(min(3, n))
 	}
-	return nil
+	return kclient.CreateTopic(ctx, client, Topic, 1, replication, map[string]string{
+		"cleanup.policy": "delete", "retention.ms": "86400000", "min.insync.replicas": "1", "compression.type": "producer",
+	}, 10*time.Second)
 }
 
 // Software returns a number that changes when the brokers' software, or the level

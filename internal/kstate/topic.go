@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kclient"
 )
 
 // Topic is the state topic of a cluster.
@@ -31,7 +33,7 @@ func Ensure(ctx context.Context, cl *kgo.Client, l Layout) (int32, error) {
 		l.Partitions = 16
 	}
 	if l.ReplicationFactor == 0 {
-		n, err := liveBrokers(ctx, cl)
+		n, err := kclient.LiveBrokers(ctx, cl)
 		if err != nil {
 			return 0, err
 		}
@@ -44,37 +46,14 @@ func Ensure(ctx context.Context, cl *kgo.Client, l Layout) (int32, error) {
 }
 
 func create(ctx context.Context, cl *kgo.Client, l Layout) error {
-	t := kmsg.NewCreateTopicsRequestTopic()
-	t.Topic, t.NumPartitions, t.ReplicationFactor = Topic, l.Partitions, l.ReplicationFactor
-	set := func(name, value string) {
-		c := kmsg.NewCreateTopicsRequestTopicConfig()
-		c.Name, c.Value = name, &value
-		t.Configs = append(t.Configs, c)
+	configs := map[string]string{
+		"cleanup.policy": "compact", "compression.type": "producer", "unclean.leader.election.enable": "false",
+		"max.message.bytes": "8388608", "segment.bytes": "67108864", "message.timestamp.type": "CreateTime",
 	}
-	set("cleanup.policy", "compact")
-	set("compression.type", "producer")
-	set("unclean.leader.election.enable", "false")
-	set("max.message.bytes", "8388608")
-	set("segment.bytes", "67108864")
-	set("message.timestamp.type", "CreateTime")
 	if l.ReplicationFactor >= 3 {
-		set("min.insync.replicas", "2")
+		configs["min.insync.replicas"] = "2"
 	}
-	req := kmsg.NewPtrCreateTopicsRequest()
-	req.Topics, req.TimeoutMillis = append(req.Topics, t), 15000
-	resp, err := req.RequestWith(ctx, cl)
-	if err != nil {
-		return err
-	}
-	for _, rt := range resp.Topics {
-		if err := kerr.ErrorForCode(rt.ErrorCode); err != nil {
-			if rt.ErrorMessage != nil {
-				return fmt.Errorf("%w: %s", err, *rt.ErrorMessage)
-			}
-			return err
-		}
-	}
-	return nil
+	return kclient.CreateTopic(ctx, cl, Topic, l.Partitions, l.ReplicationFactor, configs, 15*time.Second)
 }
 
 func partitions(ctx context.Context, cl *kgo.Client) (int32, error) {
@@ -94,14 +73,4 @@ func partitions(ctx context.Context, cl *kgo.Client) (int32, error) {
 		return 0, fmt.Errorf("describe topic %s: %w", Topic, err)
 	}
 	return int32(len(rt.Partitions)), nil
-}
-
-func liveBrokers(ctx context.Context, cl *kgo.Client) (int, error) {
-	req := kmsg.NewPtrMetadataRequest()
-	req.Topics = []kmsg.MetadataRequestTopic{}
-	resp, err := req.RequestWith(ctx, cl)
-	if err != nil {
-		return 0, fmt.Errorf("count brokers: %w", err)
-	}
-	return len(resp.Brokers), nil
 }
