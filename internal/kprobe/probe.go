@@ -59,10 +59,10 @@ func (r Result) Delivery() dr.Delivery {
 	return ""
 }
 
-// Findings tells what was found to somebody who wants the given delivery: none
-// where exactly-once holds.
+// Findings tells what was found to somebody who wants the given delivery, and
+// what to do, which is the same in each: none where exactly-once holds.
 func (r Result) Findings(cluster string, wanted dr.Delivery) []dr.Finding {
-	severity, fix := dr.SeverityError, "set delivery: at_least_once and raise version to copy nevertheless, or use another target"
+	severity, fix := dr.SeverityError, "set `delivery: at_least_once` and raise `version` to copy nevertheless, or use another target"
 	switch {
 	case r.Delivery() == "":
 		fix = "use another target: not even at-least-once can be had on this one"

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -199,5 +200,34 @@ func TestRun_FindsBrokenRules(t *testing.T) {
 				t.Log(f.Message)
 			}
 		})
+	}
+}
+
+func TestResult_FindingsSayWhatToDo(t *testing.T) {
+	t.Parallel()
+	exactly, basic := Failure{RuleOlderEpoch, "an older epoch may write"}, Failure{RuleWrongSequence, "gaps are taken"}
+	for _, tt := range []struct {
+		name     string
+		res      Result
+		wanted   dr.Delivery
+		codes    []string
+		severity dr.Severity
+		fix      string
+	}{
+		{"exactly once holds", Result{}, dr.DeliveryExactlyOnce, nil, "", ""},
+		{"at least once would", Result{Failed: []Failure{exactly}}, dr.DeliveryExactlyOnce, []string{RuleOlderEpoch}, dr.SeverityError, "set `delivery: at_least_once` and raise `version`"},
+		{"at least once is wanted", Result{Failed: []Failure{exactly}}, dr.DeliveryAtLeastOnce, []string{RuleOlderEpoch}, dr.SeverityWarning, "nothing"},
+		{"nothing holds", Result{[]Failure{exactly, basic}, []Failure{basic}}, dr.DeliveryAtLeastOnce, []string{RuleOlderEpoch, RuleWrongSequence}, dr.SeverityError, "use another target"},
+	} {
+		var codes []string
+		for _, f := range tt.res.Findings("west", tt.wanted) {
+			codes = append(codes, f.Code)
+			if f.Severity != tt.severity || !strings.HasPrefix(f.Fix, tt.fix) || f.Subject != "cluster west" {
+				t.Errorf("%s: %+v, want severity %s and %q", tt.name, f, tt.severity, tt.fix)
+			}
+		}
+		if d := cmp.Diff(tt.codes, codes); d != "" {
+			t.Errorf("%s: codes (-want +got):\n%s", tt.name, d)
+		}
 	}
 }

@@ -16,8 +16,8 @@ import (
 
 // Whether the target's brokers keep the rules that exactly-once rests on is tried
 // before anything is copied (package kprobe), while the group of workers forms,
-// and once for all replicators of a target: the verdict is kept in its state topic. What to do on a target that
-// breaks them is decided here.
+// and once for all replicators of a target: the verdict is kept in its state
+// topic. What to do on a target that breaks them is decided here.
 
 // verdictLife is how long a verdict counts while the brokers' software is the
 // same, as far as they tell.
@@ -45,19 +45,15 @@ type targetRules struct {
 // DeliveryError says that the target can't be written to as the options want it.
 type DeliveryError struct {
 	Target   string
-	Findings []dr.Finding // why
-	Possible dr.Delivery  // what could be wanted instead; empty: nothing
+	Findings []dr.Finding // why, and what to do: the same in each
 }
 
 // Error names what is wrong and what to do.
 func (e *DeliveryError) Error() string {
 	var why []string
+	var fix string
 	for _, f := range e.Findings {
-		why = append(why, f.Message)
-	}
-	fix := "set `delivery: at_least_once` and raise `version` to copy nevertheless, or use another target"
-	if e.Possible == "" {
-		fix = "use another target"
+		why, fix = append(why, f.Message), f.Fix
 	}
 	return fmt.Sprintf("the brokers of %s do not keep rules of Apache Kafka that exactly-once rests on: %s (%s)", e.Target, strings.Join(why, "; "), fix)
 }
@@ -86,7 +82,7 @@ func (e *Engine) settleDelivery(ctx context.Context) error {
 	rules := &targetRules{best: res.Delivery(), findings: res.Findings(e.o.Target.Name, e.o.Delivery)}
 	e.delivery.Store(rules)
 	if rules.best != dr.DeliveryExactlyOnce && rules.best != e.o.Delivery {
-		return &DeliveryError{Target: e.o.Target.Name, Findings: rules.findings, Possible: rules.best}
+		return &DeliveryError{Target: e.o.Target.Name, Findings: rules.findings}
 	}
 	if rules.best != dr.DeliveryExactlyOnce {
 		e.log.LogAttrs(ctx, slog.LevelWarn, "the target allows at-least-once only", slog.Any("findings", rules.findings))

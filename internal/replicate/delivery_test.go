@@ -94,7 +94,9 @@ func TestModel_TargetsThatBreakRulesAreNotWrittenTo(t *testing.T) {
 			if !ok || !strings.Contains(err.Error(), tt.advice) {
 				t.Fatalf("error %v, want one that says %q", err, tt.advice)
 			}
-			has := func(f dr.Finding) bool { return f.Code == tt.code && f.Severity == dr.SeverityError }
+			has := func(f dr.Finding) bool {
+				return f.Code == tt.code && f.Severity == dr.SeverityError && strings.Contains(err.Error(), "("+f.Fix+")")
+			}
 			if st := w.Status(); st.State != dr.ReplicatorFailed || !slices.ContainsFunc(found.Findings, has) || !slices.ContainsFunc(st.Findings, has) {
 				t.Errorf("state %s, findings %+v and %+v, want FAILED with an error %s", st.State, st.Findings, found.Findings, tt.code)
 			}
