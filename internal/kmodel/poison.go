@@ -30,11 +30,15 @@ const (
 	posCount     = 57
 )
 
-// batch makes a batch of the kind, with three records, of the oversize one.
-func (k Poison) batch(now time.Time) ([]byte, error) {
+// unknownMagic is of no format that Kafka has.
+const unknownMagic = 9
+
+// Batch makes an entry of the kind for a place in a log, of three records, or the
+// oversize one. h is the header that the entry has but for an unknown magic.
+func (k Poison) Batch(now time.Time, base int64, epoch int32) (raw []byte, h kbatch.Header, err error) {
 	records := make([]kbatch.Record, 3)
 	for i := range records {
-		records[i] = kbatch.Record{Offset: int64(i), Timestamp: now.UnixMilli(), Key: []byte("poison"), Value: []byte("poison")}
+		records[i] = kbatch.Record{Offset: base + int64(i), Timestamp: now.UnixMilli(), Key: []byte("poison"), Value: []byte("poison")}
 		switch k {
 		case PoisonFuture:
 			records[i].Timestamp = now.AddDate(1, 0, 0).UnixMilli()
@@ -48,7 +52,7 @@ func (k Poison) batch(now time.Time) ([]byte, error) {
 	if k == PoisonOversize {
 		records = records[:1]
 	}
-	raw := kbatch.Builder{LeaderEpoch: -1}.Build(records...)
+	raw = kbatch.Builder{LeaderEpoch: epoch}.Build(records...)
 	switch k {
 	case PoisonCRC:
 		raw[len(raw)-1] ^= 0xff
@@ -58,9 +62,15 @@ func (k Poison) batch(now time.Time) ([]byte, error) {
 		binary.BigEndian.PutUint32(raw[posCRC:], crc32.Checksum(raw[posAttributes:], crc32.MakeTable(crc32.Castagnoli)))
 	case PoisonMagic, PoisonOversize, PoisonFuture, PoisonNullKey:
 	default:
-		return nil, fmt.Errorf("%q is no kind of poison", k)
+		return nil, h, fmt.Errorf("%q is no kind of poison", k)
 	}
-	return raw, nil
+	if h, err = kbatch.ParseHeader(raw); err != nil {
+		return nil, h, fmt.Errorf("make a batch: %w", err)
+	}
+	if k == PoisonMagic {
+		raw[posMagic] = unknownMagic // The checksum does not cover it.
+	}
+	return raw, h, nil
 }
 
 // Poison appends a batch that the leader did not look at, and returns its
@@ -68,16 +78,9 @@ func (k Poison) batch(now time.Time) ([]byte, error) {
 func (c *Cluster) Poison(topic string, num int32, k Poison) (at int64, err error) {
 	err = c.with(topic, num, func(p *partition) error {
 		now := time.Now()
-		raw, err := k.batch(now)
+		raw, h, err := k.Batch(now, p.end, p.epoch)
 		if err != nil {
 			return err
-		}
-		h, err := kbatch.ParseHeader(raw)
-		if err != nil {
-			return fmt.Errorf("make a batch: %w", err)
-		}
-		if k == PoisonMagic {
-			raw[posMagic] = 9
 		}
 		at = p.end
 		p.add(now, &batch{Header: h, raw: raw})

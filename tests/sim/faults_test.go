@@ -225,6 +225,9 @@ func (r *run) doTopic(f Fault) {
 		t.On = f.On
 		r.load(t, r.s.Load.For/2, r.s.Load.Records)
 	case Write:
+		for _, on := range f.On {
+			r.clusters[on].disk.await()
+		}
 		t.On = f.On
 		r.load(t, 10*second+time.Duration(f.Records)*second/time.Duration(r.s.Load.Rate), f.Records)
 	case Retain:
@@ -344,6 +347,12 @@ func (r *run) doBrokers(f Fault) {
 		}
 		time.Sleep(f.For)
 		check(c.brokers.ResumeBroker(f.Broker))
+	case Poison:
+		if c.disk == nil {
+			r.doModel(f, c.model)
+			return
+		}
+		r.intrude(f, c.disk)
 	default:
 		r.doModel(f, c.model)
 	}

@@ -137,7 +137,7 @@ func kinds() map[FaultKind]spec {
 		Compact:    {args: "ct", where: modelOnly()},
 		Unclean:    {args: "ct", must: []string{"partition", "records"}, where: modelOnly()},
 		Relapse:    {args: "ct", must: []string{"partition"}, where: modelOnly(), many: true},
-		Poison:     {args: "ct", must: []string{"partition", "with"}, where: modelOnly()},
+		Poison:     {args: "ct", must: []string{"partition", "with"}, where: []Harness{Model, Real}},
 		Forget:     {args: "co", may: []string{"partition"}, where: modelOnly()},
 		Leaders:    {args: "c", where: []Harness{Fake, Model}, many: true},
 		Outage:     {args: "c", must: []string{"broker", "for"}, where: []Harness{Model, Real}},

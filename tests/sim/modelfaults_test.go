@@ -3,7 +3,6 @@ package sim
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -71,11 +70,7 @@ func (r *run) doModel(f Fault, c *kmodel.Cluster) {
 	case Poison:
 		at, err := c.Poison(r.topic(f.Topic), f.Partition, f.Poison)
 		check(err)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.mu.poison[place{f.Side, f.Topic, f.Partition}] = at
-		// Readers of that log stumble, and what is in it is in no history.
-		r.mu.on[f.Topic] = slices.DeleteFunc(r.mu.on[f.Topic], func(on string) bool { return on == f.Side })
+		r.poisoned(f, at)
 	default:
 		r.failf("%s: nobody does it", f.Kind)
 	}

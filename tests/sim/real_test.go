@@ -24,7 +24,7 @@ func reals(t *testing.T, s Scenario) map[string]*cluster {
 			o.Properties[p.Name] = p.Value
 		}
 		c := ktest.RealCluster(t, o)
-		out[sc.Name] = (&cluster{Broker: c, name: sc.Name, dial: new(net.Dialer).DialContext, brokers: c}).reading(t)
+		out[sc.Name] = (&cluster{Broker: c, name: sc.Name, dial: new(net.Dialer).DialContext, brokers: c, disk: &disk{cluster: c}}).reading(t)
 	}
 	return out
 }
@@ -33,7 +33,9 @@ func reals(t *testing.T, s Scenario) map[string]*cluster {
 // or does to them what others would feel.
 func (s Scenario) special() bool {
 	return slices.ContainsFunc(s.Clusters, func(c Cluster) bool { return c.Brokers > 1 || c.Version != "" || len(c.Properties) > 0 }) ||
-		slices.ContainsFunc(s.Faults, func(f Fault) bool { return f.Kind == Outage || f.Kind == Freeze || f.Topic == stateTopic })
+		slices.ContainsFunc(s.Faults, func(f Fault) bool {
+			return f.Kind == Outage || f.Kind == Freeze || f.Kind == Poison || f.Topic == stateTopic
+		})
 }
 
 // Those that need no clusters of their own run together on two: most of what

@@ -34,6 +34,7 @@ type cluster struct {
 	move          func()          // moves the leaders of all partitions; nil: it can't be done
 	brokers       brokers         // nil: they can't be hurt
 	model         *kmodel.Cluster // nil: it is not one
+	disk          *disk           // of a real broker; nil: it is none
 }
 
 // brokers are processes, or what poses as them.
