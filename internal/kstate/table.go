@@ -109,7 +109,8 @@ func (t *Table) Run(ctx context.Context) (err error) {
 	}
 	cl, err := t.o.Dial(kgo.KeepControlRecords(), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{Topic: from}),
 		kgo.FetchMaxWait(500*time.Millisecond), kgo.FetchIsolationLevel(kgo.ReadUncommitted()),
-		kgo.DisableFetchSessions(), kgo.FetchMaxBytes(4<<20))
+		kgo.DisableFetchSessions(), kgo.FetchMaxBytes(4<<20),
+		kgo.KeepRetryableFetchErrors()) // see poll
 	if err != nil {
 		return fmt.Errorf("follow %s: %w", Topic, err)
 	}
@@ -175,9 +176,14 @@ func (t *Table) refuse(ctx context.Context, err error) {
 	}
 }
 
+// poll takes what was fetched. A broker answers a fetch at once that has an
+// error for one of its partitions, and the client asks again at once as long as
+// there is another without: one partition that has lost its leader would be asked
+// for as fast as the network goes. So the client is made to show errors that pass,
+// and pauses: it fetches no further than one answer ahead.
 func (t *Table) poll(ctx context.Context, cl *kgo.Client) error {
 	fs, over := t.fetch(ctx, cl)
-	var lost, refused error
+	var lost, refused, passes error
 	fs.EachError(func(_ string, p int32, err error) {
 		if over && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
 			return // the poll was ended, not refused
@@ -186,14 +192,19 @@ func (t *Table) poll(ctx context.Context, cl *kgo.Client) error {
 			lost = fmt.Errorf("state topic %s partition %d was truncated: read up to %d, the log now ends at %d", Topic, p, loss.ConsumedTo, loss.ResetTo)
 			return
 		}
-		refused = fmt.Errorf("fetch %s partition %d: %w", Topic, p, err)
+		if err = fmt.Errorf("fetch %s partition %d: %w", Topic, p, err); passing(err) {
+			passes = err
+			return
+		}
+		refused = err
 	})
 	if lost != nil {
 		return lost
 	}
 	t.fold(fs)
-	t.refuse(ctx, refused)
-	if refused != nil {
+	why := cmp.Or(refused, passes)
+	t.refuse(ctx, why)
+	if why != nil {
 		sleep(ctx, firstPause) //nolint:errcheck // brokers answer a fetch that they refuse at once
 	}
 	return nil
