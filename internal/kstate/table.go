@@ -400,6 +400,19 @@ func (t *Table) WaitMarker(ctx context.Context, part int32, producerID int64, ep
 	return at, nil
 }
 
+// Overtaken reports whether a marker of a later epoch of the producer was read in
+// the partition. As long as it reports false, the table holds nothing of the
+// partition that was written under a later epoch that was fenced first.
+func (t *Table) Overtaken(part int32, producerID int64, epoch int16) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if int(part) >= len(t.mu.parts) {
+		return false
+	}
+	m, ok := t.mu.parts[part].markers[producerID]
+	return ok && m.epoch > epoch
+}
+
 // Refresh returns when everything that the topic held at the call was folded.
 // A topic that does not exist is empty.
 func (t *Table) Refresh(ctx context.Context) error {

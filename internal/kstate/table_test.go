@@ -150,4 +150,12 @@ func TestTable_WaitMarkerSeesOnlyTheMarkerOfTheEpoch(t *testing.T) {
 	if at, err := tb.WaitMarker(short, 1, id, epoch+100); err == nil {
 		t.Fatalf("the marker of an older epoch at %d was taken", at)
 	}
+	for since, want := range map[int16]bool{epoch - 1: true, epoch: false, epoch + 1: false} {
+		if got := tb.Overtaken(1, id, since); got != want {
+			t.Errorf("epoch %d is overtaken by %d: %v", since, epoch, got)
+		}
+	}
+	if tb.Overtaken(0, id, epoch-1) || tb.Overtaken(1, id+1, epoch-1) || tb.Overtaken(9, id, epoch-1) {
+		t.Error("a marker of another partition or producer counts")
+	}
 }

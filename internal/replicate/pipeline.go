@@ -179,6 +179,7 @@ type pipeline struct {
 	stopped     bool     // the halt was acted upon
 	asking      bool
 	oldFrom     time.Time   // before it no old record is sent, see sendable
+	forgotten   bool        // somebody else may have owned the slot since
 	unfenced    bool        // a former owner may still write: nothing is done before it is fenced
 	keep        *checkpoint // the record that must stay in the state topic, nil: snapshots replace it
 	nextCheck   time.Time   // when the next checkpoint that only bounds the tail may be written
@@ -531,13 +532,6 @@ func (p *pipeline) sentAndRefused() int {
 		n = len(p.ready)
 	}
 	return n
-}
-
-// clean reports whether the pipeline's memory says exactly what the target
-// holds.
-func (p *pipeline) clean() bool {
-	known := p.doubt == nil && p.halt == nil && len(p.flying) == 0 && (p.sentAndRefused() == 0 || seeded.Bug("refusal-forgotten"))
-	return known && !p.unfenced && p.keep == nil // behind those a former owner may have sent
 }
 
 // quiet reports whether every answer that is due was judged.

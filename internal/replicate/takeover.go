@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/offsets"
 	"github.com/anabranch/anabranch/internal/seeded"
@@ -30,7 +32,8 @@ import (
 //     durable before anything is sent.
 //
 // Pipelines of this worker that have nothing unanswered and no doubt keep what
-// they know: they need no marker.
+// they know: they need no marker. A take-over that another one has followed
+// before it was done concludes nothing, see overtaken.
 func (s *slot) acquire(ctx, io context.Context) error {
 	s.gen++
 	s.box.take()
@@ -49,9 +52,10 @@ func (s *slot) acquire(ctx, io context.Context) error {
 		return err
 	}
 	s.acquired = time.Now()
+	s.forget(before)
 	clean := map[tp]*pipeline{}
 	for id, p := range s.pipes {
-		if p.clean() && s.undisturbed(before) {
+		if p.clean() {
 			clean[id] = p
 		}
 	}
@@ -61,6 +65,9 @@ func (s *slot) acquire(ctx, io context.Context) error {
 	}
 	pipes, err := s.position(ctx, recs, clean)
 	if err != nil {
+		return err
+	}
+	if err := s.overtaken(); err != nil {
 		return err
 	}
 	s.pipes = pipes
@@ -80,6 +87,44 @@ func (s *slot) acquire(ctx, io context.Context) error {
 	maps.DeleteFunc(s.pipes, func(_ tp, p *pipeline) bool { return p.retired })
 	for _, p := range s.pipes {
 		s.startFetch(p)
+	}
+	return nil
+}
+
+// clean reports whether the pipeline's memory says exactly what the target
+// holds.
+func (p *pipeline) clean() bool {
+	known := p.doubt == nil && p.halt == nil && len(p.flying) == 0 && (p.sentAndRefused() == 0 || seeded.Bug("refusal-forgotten"))
+	return known && !p.forgotten && !p.unfenced && p.keep == nil // behind those a former owner may have sent
+}
+
+// forget keeps what the pipelines know from being used when somebody else may
+// have owned the slot since before. It is for good: a take-over that fails after
+// it has a new epoch leaves no trace of the other in the epochs of the next one.
+func (s *slot) forget(before map[string]*producer) {
+	if s.undisturbed(before) {
+		return
+	}
+	for _, p := range s.pipes {
+		p.forgotten = true
+	}
+}
+
+// overtaken returns an error when another take-over of the slot has followed
+// this one. The state that was read may then be behind this one's fence: whoever
+// followed has sent on, and noted how far, while this worker was slow or cut
+// off. Held against what lies before the fence, a log would seem cut, and a piece
+// of the state missing.
+//
+// Whoever follows fences the slot's state partition before it writes there, so
+// its marker is read before its state is. A follower with another producer id
+// waits until this worker's lease is over.
+func (s *slot) overtaken() error {
+	if !s.e.leaseHolds() {
+		return errLease
+	}
+	if s.e.targetState.Overtaken(s.n, s.primary.id, s.primary.epoch) {
+		return fmt.Errorf("another take-over has followed the one of epoch %d: %w", s.primary.epoch, kerr.ProducerFenced)
 	}
 	return nil
 }
@@ -244,7 +289,7 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 	p.highWater, p.logStart, p.started, p.resolved, p.checkBelow = ck.HighWater, ck.LogStart, ck.Started, ck.Resolved, ck.CheckBelow
 	p.firstSeg, p.nextSeg, p.halt = ck.FirstSeg, ck.NextSeg, ck.Halt
 	if p.halt == nil {
-		if old := s.pipes[id]; old != nil {
+		if old := s.pipes[id]; old != nil && !old.forgotten {
 			p.halt = old.halt // not durable yet
 		}
 	}

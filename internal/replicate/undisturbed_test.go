@@ -35,6 +35,33 @@ func TestSlot_RemembersNothingOnceAnotherWorkerHadIt(t *testing.T) {
 	}
 }
 
+// TestSlot_ForgetsForGoodWhatAnotherWorkerMayHaveChanged: the take-over that
+// finds epochs of a rival may fail, and the next one finds none between its own.
+func TestSlot_ForgetsForGoodWhatAnotherWorkerMayHaveChanged(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		epochs []int16 // of the worker's take-overs
+		want   bool    // the memory of the first one counts in the last one
+	}{
+		"nobody else":                          {[]int16{3, 4, 5}, true},
+		"a rival, then a take-over that fails": {[]int16{3, 5, 6}, false},
+		"a rival at last":                      {[]int16{3, 4, 6}, false},
+	} {
+		p := newPipeline(pipelineOptions{now: time.Now})
+		s := &slot{pipes: map[tp]*pipeline{p.id: p}}
+		for _, epoch := range c.epochs {
+			before := s.producers
+			s.producers = map[string]*producer{"a": {txn: "a", id: 7, epoch: epoch}}
+			if before != nil {
+				s.forget(before)
+			}
+		}
+		if got := p.clean(); got != c.want {
+			t.Errorf("%s: clean is %v, want %v", name, got, c.want)
+		}
+	}
+}
+
 // TestPipeline_ThatWasNotFencedIsNotKnown: a partition that could not be fenced
 // must be fenced at the next try, even when nothing was sent in between.
 func TestPipeline_ThatWasNotFencedIsNotKnown(t *testing.T) {
@@ -45,6 +72,7 @@ func TestPipeline_ThatWasNotFencedIsNotKnown(t *testing.T) {
 	}{
 		"nothing open":          {func(*pipeline) {}, true},
 		"not fenced":            {func(p *pipeline) { p.unfenced = true }, false},
+		"forgotten":             {func(p *pipeline) { p.forgotten = true }, false},
 		"its record is kept":    {func(p *pipeline) { p.keep = &checkpoint{} }, false},
 		"halted":                {func(p *pipeline) { p.stop(dr.HaltCorrupt, "x") }, false},
 		"a batch is on the way": {func(p *pipeline) { p.flying = []*item{{}} }, false},
