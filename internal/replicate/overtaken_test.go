@@ -21,7 +21,8 @@ func TestFake_ATakeOverThatAnotherOneFollowedConcludesNothing(t *testing.T) {
 	t.Parallel()
 	b := ktest.FakeCluster(t, ktest.FakeOptions{})
 	tb := kstate.NewTable(kstate.TableOptions{Dial: func(opts ...kgo.Opt) (*kgo.Client, error) {
-		return kgo.NewClient(slices.Concat(b.ClientOptions(), opts)...)
+		opts = slices.Concat(b.ClientOptions(), opts)
+		return kgo.NewClient(opts...)
 	}})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	done := make(chan error, 1)
