@@ -160,3 +160,26 @@ func TestSlot_ADecisionIsAboutOneHalt(t *testing.T) {
 		}
 	}
 }
+
+// TestMatch_OfAnEmptyTarget has logs that never held anything, and such that were
+// emptied.
+func TestMatch_OfAnEmptyTarget(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name             string
+		code             dr.HaltCode
+		copied           int64
+		end, start, want int64
+	}{
+		{"nothing was ever there", dr.HaltPosition, 40, 0, 0, 0},
+		{"emptied", dr.HaltPosition, 40, 55, 0, 40},
+		{"emptied, and the source begins behind what was copied", dr.HaltPosition, 40, 55, 60, 60},
+		{"emptied, and nothing is known", dr.HaltPosition, -1, 55, 0, 0},
+		{"another tool wrote there", dr.HaltExisting, 40, 55, 0, 0},
+	} {
+		got, note := nothingToCompare(dr.PartitionStatus{Code: tt.code, ReplicatedOffset: tt.copied}, tt.end, tt.start)
+		if got != tt.want || strings.Contains(note, "any more") != (got == 40) {
+			t.Errorf("%s: proposes %d (%s), want %d", tt.name, got, note, tt.want)
+		}
+	}
+}

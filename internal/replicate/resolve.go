@@ -159,13 +159,13 @@ func (e *Engine) matchTails(ctx context.Context, id tp, v partitionView) (dr.Res
 	if err != nil {
 		return out, err
 	}
-	if len(tail) == 0 {
-		out.SourceOffset, out.Note = 0, "the target holds no records"
-		return out, nil
-	}
 	start, send, err := e.sourceRange(ctx, v.topic, id.partition)
 	if err != nil {
 		return out, err
+	}
+	if len(tail) == 0 {
+		out.SourceOffset, out.Note = nothingToCompare(v.status, end, start)
+		return out, nil
 	}
 	// The source may be large: no more of it is kept than there is to compare.
 	best, at, seen := 0, int64(-1), 0
@@ -194,6 +194,17 @@ func (e *Engine) matchTails(ctx context.Context, id tp, v partitionView) (dr.Res
 		out.Note = fmt.Sprintf("the last %d records agree, the one before does not: check before you use this offset", best)
 	}
 	return out, nil
+}
+
+// nothingToCompare proposes an offset where the target holds no record: its log
+// ends at end, that of the source begins at start. Of a log that was emptied the
+// state still says below which offset all had been copied, at least.
+func nothingToCompare(st dr.PartitionStatus, end, start int64) (int64, string) {
+	if end == 0 || st.Code != dr.HaltPosition || st.ReplicatedOffset <= start {
+		return max(start, 0), "the target holds no records"
+	}
+	return st.ReplicatedOffset, fmt.Sprintf("the target holds no records any more. All below source offset %d had been copied before they were deleted there; from it on nothing is left out, "+
+		"and what had been copied behind it comes a second time for those who have read it", st.ReplicatedOffset)
 }
 
 // digest is one record for comparison. It is small, whatever the record holds.

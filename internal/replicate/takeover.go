@@ -421,7 +421,8 @@ func (s *slot) byWitness(p *pipeline, r *slotRecord, tail resume) (resume, error
 		tail.position = max(tail.position, res.position)
 	}
 	if !known {
-		return resume{}, fmt.Errorf("%w: target offsets %d to %d are gone (retention or DeleteRecords), and no broker remembers what was written there", errPosition, r.ck.TargetEnd, r.fenced.start-1)
+		return resume{}, fmt.Errorf("%w: target offsets %d to %d are gone (retention or DeleteRecords), and no broker remembers what was written there. All below source offset %d had been copied, and of what comes behind it at most %d records, which are among those gone",
+			errPosition, r.ck.TargetEnd, r.fenced.start-1, r.ck.Position, r.fenced.start-r.ck.TargetEnd)
 	}
 	return tail, nil
 }

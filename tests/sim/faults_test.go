@@ -129,6 +129,18 @@ func (r *run) resolve(ctx context.Context, w *worker, f Fault) error {
 	if f.Offset >= 0 {
 		res.Offsets = map[int32]int64{max(0, f.Partition): f.Offset}
 	}
+	if f.Offset == matched {
+		look := res
+		look.Action = dr.ResolveMatch
+		found, err := w.Resolve(ctx, look)
+		if err != nil {
+			return err
+		}
+		res.Offsets = map[int32]int64{}
+		for _, p := range found.Partitions {
+			res.Offsets[p.Partition] = p.SourceOffset
+		}
+	}
 	got, err := w.Resolve(ctx, res)
 	if err == nil && !got.Applied {
 		err = errors.New("not applied")

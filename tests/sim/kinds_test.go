@@ -212,6 +212,7 @@ func options() []option {
 const (
 	endOfLog = -1 // end: of the log
 	copied   = -2 // copied: all below is on the targets
+	matched  = -3 // matched: what match proposes
 )
 
 func parseOffset(f *Fault, v string) (err error) {
@@ -220,6 +221,8 @@ func parseOffset(f *Fault, v string) (err error) {
 		f.Offset = endOfLog
 	case "copied":
 		f.Offset = copied
+	case "matched":
+		f.Offset = matched
 	default:
 		f.Offset, err = parseNumber(v)
 	}
@@ -232,6 +235,8 @@ func printOffset(f Fault) string {
 		return "end"
 	case copied:
 		return "copied"
+	case matched:
+		return "matched"
 	default:
 		return strconv.FormatInt(f.Offset, 10)
 	}

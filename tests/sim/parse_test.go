@@ -508,7 +508,7 @@ func (p *parser) possible(f Fault, sp spec) {
 		p.failf("%q is not read, write or describe", f.Operation)
 	case f.Kind == Quota && f.Operation != "produce" && f.Operation != "fetch":
 		p.failf("%q is not produce or fetch", f.Operation)
-	case f.Action == dr.ResolveStartAt && f.Offset < 0:
+	case f.Action == dr.ResolveStartAt && f.Offset < 0 && f.Offset != matched:
 		p.failf("start-at needs at-offset")
 	case f.Partition >= 0 && f.Topic == "":
 		p.failf("a partition of which topic")

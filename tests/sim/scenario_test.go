@@ -83,7 +83,7 @@ type Fault struct {
 	Topic      string
 	Partition  int32 // -1: not given
 	Broker     int
-	Offset     int64 // endOfLog, copied, or an offset
+	Offset     int64 // endOfLog, copied, matched, or an offset
 	Records    int   // how many
 	Partitions int32
 	Writes     ktest.TopicKind
