@@ -27,13 +27,13 @@ func matrix() []cell {
 	var cells []cell
 	for _, codec := range []kbatch.Codec{kbatch.CodecNone, kbatch.CodecLz4, kbatch.CodecZstd} {
 		for _, records := range []int{1, 16, 64, 1024} {
-			c := cell{Codec: codec, Records: records, Backlog: 1000 << 20, MirrorBacklog: 180 << 20}
-			if codec != kbatch.CodecNone {
-				c.Backlog = 1600 << 20
+			c := cell{Codec: codec, Records: records, Backlog: 1600 << 20, MirrorBacklog: 180 << 20}
+			if codec == kbatch.CodecNone {
+				c.Backlog, c.MirrorBacklog = 1000<<20, 300<<20
 			}
 			switch records {
 			case 1:
-				c.Backlog, c.MirrorBacklog = 200<<20, 80<<20
+				c.Backlog = 300 << 20
 			case 1024:
 				c.Backlog += c.Backlog / 2
 			}
