@@ -26,7 +26,9 @@ const (
 type Assembler struct {
 	// Codec is the compression of the outputs. CodecSource keeps the inputs':
 	// consecutive inputs with the same codec merge, another one starts a new
-	// output.
+	// output, and zstd works at its fastest level: together they are far smaller
+	// than they were apart, and nobody asked for more. A codec that was chosen
+	// has its default level.
 	Codec Codec
 	// TargetBytes is the size near which a new output starts; 0 means 1 MiB.
 	TargetBytes int
@@ -297,7 +299,7 @@ func (r *run) seal(p pending) error {
 	batch := p.buf
 	if p.codec != CodecNone {
 		var err error
-		if r.w.output, err = r.w.compress(p.codec, append(r.w.output[:0], p.buf[:headerSize]...), p.buf[headerSize:]); err != nil {
+		if r.w.output, err = r.w.compress(p.codec, r.a.effort(), append(r.w.output[:0], p.buf[:headerSize]...), p.buf[headerSize:]); err != nil {
 			return err
 		}
 		r.learn(p.codec, len(p.buf), len(r.w.output))
@@ -316,6 +318,14 @@ func (r *run) seal(p pending) error {
 		LastSource:   p.last,
 	})
 	return nil
+}
+
+// effort is what may be spent on outputs.
+func (a *Assembler) effort() effort {
+	if a.Codec == CodecSource {
+		return effortLeast
+	}
+	return effortUsual
 }
 
 // learn remembers how well records compress.

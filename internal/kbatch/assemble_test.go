@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -165,6 +167,43 @@ func TestAssembleMergesByCodec(t *testing.T) {
 		if got := b.String(); got != c.want {
 			t.Errorf("codec %s: outputs %q, want %q", c.codec, got, c.want)
 		}
+	}
+}
+
+// TestAssembleZstdLevels: what is only put together costs little time, and a
+// codec that was chosen gets the smaller output of its default level.
+func TestAssembleZstdLevels(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	words := make([]string, 500)
+	for i := range words {
+		words[i] = strconv.FormatUint(random.Uint64N(1<<(8+random.Uint64N(40))), 36)
+	}
+	var rs []Record
+	for i := range 2000 {
+		var value []byte
+		for range 20 {
+			value = append(append(value, words[random.IntN(len(words))]...), ' ')
+		}
+		rs = append(rs, Record{Offset: int64(i), Timestamp: int64(i), Value: value})
+	}
+	var in []Input
+	for _, r := range rs {
+		in = append(in, Input{Entry: Builder{Codec: CodecZstd}.Build(r)})
+	}
+	size := map[Codec]int{}
+	for _, codec := range []Codec{CodecSource, CodecZstd} {
+		a := Assembler{Codec: codec}
+		outs, err := a.Assemble(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantRecords(t, codec.String(), outputRecords(t, outs, defaultMaxBytes), rs)
+		for _, o := range outs {
+			size[codec] += len(o.Batch)
+		}
+	}
+	if size[CodecZstd] >= size[CodecSource] || size[CodecSource] > 2*size[CodecZstd] {
+		t.Errorf("%d bytes with zstd chosen, %d when only put together", size[CodecZstd], size[CodecSource])
 	}
 }
 

@@ -128,7 +128,7 @@ func (b Builder) Legacy(magic int8, records ...Record) []byte {
 func (b Builder) compress(dst, src []byte) []byte {
 	w := getWorkspace(0)
 	defer w.release()
-	dst, err := w.compress(b.Codec, dst, src)
+	dst, err := w.compress(b.Codec, effortUsual, dst, src)
 	if err != nil {
 		panic("bug: " + err.Error())
 	}

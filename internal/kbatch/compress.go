@@ -24,8 +24,17 @@ const (
 // before it.
 var lz4Header = []byte{0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82}
 
+// effort is what a codec with levels spends on a smaller output.
+type effort int
+
+const (
+	effortUsual effort = iota // the codec's default level
+	effortLeast
+	efforts
+)
+
 // compress appends src, compressed as Kafka frames the codec, to dst.
-func (w *workspace) compress(c Codec, dst, src []byte) ([]byte, error) {
+func (w *workspace) compress(c Codec, e effort, dst, src []byte) ([]byte, error) {
 	switch c {
 	case CodecNone:
 		return append(dst, src...), nil
@@ -36,7 +45,7 @@ func (w *workspace) compress(c Codec, dst, src []byte) ([]byte, error) {
 	case CodecLz4:
 		return w.lz4(dst, src)
 	case CodecZstd:
-		return w.zstd(dst, src)
+		return w.zstd(e, dst, src)
 	default:
 		return nil, fmt.Errorf("compress: %s", c)
 	}
@@ -104,14 +113,18 @@ func (w *workspace) lz4(dst, src []byte) ([]byte, error) {
 	return append(dst, 0, 0, 0, 0), nil
 }
 
-func (w *workspace) zstd(dst, src []byte) ([]byte, error) {
-	if w.zstdWriter == nil {
-		e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true),
+func (w *workspace) zstd(e effort, dst, src []byte) ([]byte, error) {
+	if w.zstdWriters[e] == nil {
+		level := zstd.SpeedDefault
+		if e == effortLeast {
+			level = zstd.SpeedFastest
+		}
+		z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true),
 			zstd.WithWindowSize(zstdWindow), zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true))
 		if err != nil {
 			return nil, fmt.Errorf("compress zstd: %w", err)
 		}
-		w.zstdWriter = e
+		w.zstdWriters[e] = z
 	}
-	return w.zstdWriter.EncodeAll(src, dst), nil
+	return w.zstdWriters[e].EncodeAll(src, dst), nil
 }

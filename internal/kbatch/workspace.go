@@ -39,7 +39,8 @@ type workspace struct {
 	gzipWriter *gzip.Writer
 	zstdReader *zstd.Decoder
 	zstdLimit  int // the limit that zstdReader was made with
-	zstdWriter *zstd.Encoder
+
+	zstdWriters [efforts]*zstd.Encoder
 }
 
 // workspaces is a cache and holds no state: the memory of a workspace is worth
