@@ -307,7 +307,7 @@ func (m *model) tell(n int) {
 // step does one thing that can happen.
 func (m *model) step() {
 	p := m.p
-	what := rapid.SampledFrom([]string{"fetch", "pump", "pump", "write", "durable", "durable", "send", "send", "arrive", "arrive", "arrive", "tell", "tell", "tick", "native", "idle", "crash", "retake", "drain"}).Draw(m.rt, "step")
+	what := rapid.SampledFrom([]string{"fetch", "pump", "pump", "write", "durable", "durable", "send", "send", "arrive", "arrive", "arrive", "tell", "tell", "tick", "native", "idle", "park", "crash", "retake", "drain"}).Draw(m.rt, "step")
 	m.steps[what]++
 	switch what {
 	case "fetch":
@@ -335,6 +335,12 @@ func (m *model) step() {
 	case "idle":
 		if !p.quiescent && len(p.ready)+len(p.flying)+len(p.queue) == 0 {
 			p.wantQuiet = true
+		}
+	case "park": // and go on: slot.park, slot.unpark
+		p.rewind()
+		m.fetchAt = p.next
+		if p.spent {
+			m.retake()
 		}
 	case "crash":
 		m.crash()
@@ -372,7 +378,7 @@ func (m *model) crash() {
 // failed: this pipeline waits for what flies, and keeps its position when
 // nothing is in doubt.
 func (m *model) retake() {
-	if m.crashes++; m.crashes > 12 && m.p.doubt == nil {
+	if m.crashes++; m.crashes > 12 && m.p.doubt == nil && !m.p.spent {
 		return
 	}
 	for len(m.wire) > 0 {

@@ -1,6 +1,12 @@
 package replicate
 
-import "time"
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/seeded"
+)
 
 // parkAfter is how long a partition may wait for its target with fetched
 // batches in memory.
@@ -39,8 +45,38 @@ func (s *slot) park(p *pipeline, now time.Time, tgt *clusterMeta) {
 func (s *slot) unpark(p *pipeline) {
 	if p.parked {
 		p.parked = false
+		if p.spent && s.retake == nil {
+			s.retake = fmt.Errorf("%w: %s partition %d waited for its target, and let go what it had promised to send", errRetake, p.topic, p.id.partition)
+		}
 		s.e.fetch.unpark(p.id, p.gen, p.held())
 	}
+}
+
+// rewind forgets what was fetched and not sent: it will be fetched again. The
+// sequences are used again where no intent stands for them. An intent may be in
+// the state topic already, and the source may hold something else by then at its
+// sequence: a pipeline that lets such items go is spent.
+func (p *pipeline) rewind() {
+	sent := p.sentAndRefused()
+	if len(p.ready) > sent && !seeded.Bug("rewind-skips") {
+		p.next, p.last = p.ready[sent].from, p.ready[sent].before
+	}
+	for _, it := range slices.Backward(p.ready[sent:]) {
+		p.lanes[it.producer].seq = it.seq
+		p.spent = p.spent || len(it.rows) > 0
+	}
+	p.queue, p.ready, p.unsaved = nil, p.ready[:sent:sent], nil
+}
+
+// sentAndRefused returns how many of the ready items were sent before and
+// refused. A refusal may hide an append, so only the same bytes with the same
+// sequence, or the log, can tell.
+func (p *pipeline) sentAndRefused() int {
+	n := slices.IndexFunc(p.ready, func(it *item) bool { return !it.stamped })
+	if n < 0 {
+		n = len(p.ready)
+	}
+	return n
 }
 
 // held returns the bytes of the items that are ready or flying.

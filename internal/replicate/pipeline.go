@@ -160,6 +160,7 @@ type pipeline struct {
 	waiting     string // why it waits, empty if it does not
 	waitsSince  time.Time
 	parked      bool // see slot.park
+	spent       bool // sequences that intents stand for were let go: nothing more is sent in this epoch, see rewind
 	lowered     bool // the target took less than maxBytes said, which was lowered
 	started     bool
 	checkBelow  int64 // native source records below it may be on the target already, see startRecord
@@ -254,7 +255,7 @@ func (p *pipeline) feed(f fetched) {
 // pump classifies what was fetched until enough is ready to be sent. It
 // returns how many source bytes were skipped (and are no longer held).
 func (p *pipeline) pump() (skipped int64) {
-	for p.halt == nil && p.blocked < 0 && p.doubt == nil && len(p.ready)+len(p.flying) < maxFlying+readyAhead && len(p.written) < intentRing-8 && len(p.unsaved) < maxUnsaved {
+	for p.halt == nil && p.blocked < 0 && p.doubt == nil && !p.spent && len(p.ready)+len(p.flying) < maxFlying+readyAhead && len(p.written) < intentRing-8 && len(p.unsaved) < maxUnsaved {
 		n, more := p.step()
 		skipped += n
 		if !more {
@@ -512,26 +513,6 @@ func (p *pipeline) settle() {
 	p.flying, p.stalled = nil, false
 	p.backoff = min(2*time.Second, max(50*time.Millisecond, 2*p.backoff))
 	p.retryAt = p.now().Add(p.backoff)
-}
-
-// rewind forgets what was fetched and not sent: it will be fetched again.
-func (p *pipeline) rewind() {
-	sent := p.sentAndRefused()
-	if len(p.ready) > sent && !seeded.Bug("rewind-skips") {
-		p.next, p.last = p.ready[sent].from, p.ready[sent].before
-	}
-	p.queue, p.ready, p.unsaved, p.unsavedTo = nil, p.ready[:sent:sent], nil, p.durable
-}
-
-// sentAndRefused returns how many of the ready items were sent before and
-// refused. A refusal may hide an append, so only the same bytes with the same
-// sequence, or the log, can tell.
-func (p *pipeline) sentAndRefused() int {
-	n := slices.IndexFunc(p.ready, func(it *item) bool { return !it.stamped })
-	if n < 0 {
-		n = len(p.ready)
-	}
-	return n
 }
 
 // quiet reports whether every answer that is due was judged.

@@ -165,6 +165,9 @@ func (s *script) state() {
 			s.printf("  blocked by producer id %d", p.blocked)
 		}
 	}
+	if p.spent {
+		s.printf("  spent: goes on in the next epoch")
+	}
 	if p.halt != nil {
 		s.printf("  halt %s: %s", p.halt.Code, p.halt.Reason)
 	}
