@@ -10,7 +10,7 @@ DURATION ?= 10m
 ROUNDS  ?= 0
 PARTITIONS ?= 10000
 
-.PHONY: bench bench-quick help build test sim wide kills campaign bugs race lint fuzz ci quickstart clean
+.PHONY: bench bench-quick help build test sim wide wide-real kills campaign bugs race lint fuzz ci quickstart clean
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -25,6 +25,9 @@ sim: ## replicators on fake Kafka and on the broker model in fake time, on all c
 
 wide: ## a worker dies that copied PARTITIONS=10000 on the broker model: how long until all run again, and what that sends
 	ANABRANCH_SIM_PARTITIONS=$(PARTITIONS) $(GO) test -count=1 -timeout 0 -v -run '^TestModel_ManyPartitions$$' ./tests/sim
+
+wide-real: ## the same on real Kafka, where two workers die one after the other; two brokers with a heap of 2 GiB each (ARGS=-help)
+	$(GO) run ./tests/wide -partitions $(PARTITIONS) $(ARGS)
 
 kills: ## workers killed and brokers restarted under load on real Kafka, then every record compared: KILLS=N kills, SEED=N repeats the random choices
 	ANABRANCH_REQUIRE_KAFKA=1 ANABRANCH_TEST_KILLS=$(KILLS) ANABRANCH_TEST_SEED=$(SEED) $(GO) test -count=1 -timeout 0 -v -run '^TestReal_Kills' ./internal/replicate
