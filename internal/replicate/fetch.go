@@ -20,7 +20,7 @@ const (
 	fetchPartitionBytes = 1 << 20   // asked for at once of one partition, about and at most, see ask
 	fetchLeastBytes     = 256 << 10 // and at least
 	fetchRequestBytes   = 4 << 20   // asked for at once of one broker, about
-	fetchLargeBatch     = 128 << 10 // twice as much of a partition with batches from here on
+	fetchLargeBatch     = 128 << 10 // twice as much of a partition with batches from here on, see also lane
 	partitionBuffer     = 4 << 20   // of one partition in memory: fetched and not yet acknowledged
 )
 
@@ -53,6 +53,7 @@ type fetchPart struct {
 	next     int64 // offset of the next fetch
 	epoch    int32 // leader epoch of the last batch read, -1: unknown
 	batch    int   // bytes of the last batch read, 0: unknown
+	large    bool  // it had large batches, see lane
 	buffered int64
 	asked    bool // in a request that is under way
 	parked   bool // only its offsets are asked for, see park
@@ -61,7 +62,31 @@ type fetchPart struct {
 	then     func() // called when all of an answer was given to sinks
 }
 
-// fetcher reads the source: one loop per broker with one request under way,
+// fetchLanes is how many connections to a broker there are. One that brings large
+// batches is always waited for: while an answer is on its way the broker does
+// nothing, and then all of it arrives at once. With small batches the target is
+// what takes long, and requests for fewer partitions would only be more.
+const fetchLanes = 2
+
+// lane is the connection for a partition. It changes once at most: whoever comes
+// to a connection waits for the request that is under way there.
+func (p *fetchPart) lane() int {
+	if !p.large {
+		return 0
+	}
+	return int(uint32(p.id.partition)+uint32(p.id.topicID[15])) % fetchLanes
+}
+
+// unasked is how long a loop without partitions waits, unless it is woken.
+const unasked = 10 * time.Second
+
+// fetchLoop names a loop: a connection to a broker.
+type fetchLoop struct {
+	node int32
+	lane int
+}
+
+// fetcher reads the source: one loop per connection with one request under way,
 // shared by all slots. It keeps the bytes that are fetched and not released
 // below the budget.
 type fetcher struct {
@@ -76,14 +101,14 @@ type fetcher struct {
 		sync.Mutex
 		parts    map[tp]*fetchPart
 		buffered int64
-		loops    map[int32]chan struct{} // by broker; a send wakes the loop
+		loops    map[fetchLoop]chan struct{} // a send wakes the loop
 	}
 }
 
 func newFetcher(connect func(context.Context, int32) (*kclient.Conn, error), topo *topology, budget int64, log *slog.Logger) *fetcher {
 	f := &fetcher{connect: connect, topo: topo, budget: budget, log: log, onRead: func(int, time.Duration) {}}
 	f.mu.parts = map[tp]*fetchPart{}
-	f.mu.loops = map[int32]chan struct{}{}
+	f.mu.loops = map[fetchLoop]chan struct{}{}
 	return f
 }
 
@@ -96,7 +121,7 @@ func (f *fetcher) start(id tp, topic string, gen uint64, offset int64, epoch int
 	defer f.mu.Unlock()
 	p := &fetchPart{id: id, topic: topic, gen: gen, next: offset, epoch: epoch, sink: sink, then: then}
 	if old := f.mu.parts[id]; old != nil && old.gen == gen {
-		p.buffered, p.batch = old.buffered, old.batch
+		p.buffered, p.batch, p.large = old.buffered, old.batch, old.large
 	} else if old != nil {
 		f.mu.buffered -= old.buffered
 	}
@@ -140,7 +165,7 @@ func (f *fetcher) wakeLocked() {
 	}
 }
 
-// run starts a loop for every broker that leads partitions, until ctx ends.
+// run starts the loops of every broker that leads partitions, until ctx ends.
 func (f *fetcher) run(ctx context.Context, changed <-chan struct{}) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -149,10 +174,12 @@ func (f *fetcher) run(ctx context.Context, changed <-chan struct{}) error {
 			f.mu.Lock()
 			for _, t := range m.byID {
 				for _, p := range t.partitions {
-					if p.leader >= 0 && f.mu.loops[p.leader] == nil {
-						wake := make(chan struct{}, 1)
-						f.mu.loops[p.leader] = wake
-						wg.Go(func() { f.loop(ctx, p.leader, wake) })
+					for at := (fetchLoop{node: p.leader}); p.leader >= 0 && at.lane < fetchLanes; at.lane++ {
+						if f.mu.loops[at] == nil {
+							wake := make(chan struct{}, 1)
+							f.mu.loops[at] = wake
+							wg.Go(func() { f.loop(ctx, at, wake) })
+						}
 					}
 				}
 			}
@@ -167,13 +194,13 @@ func (f *fetcher) run(ctx context.Context, changed <-chan struct{}) error {
 	}
 }
 
-// loop fetches from one broker.
-func (f *fetcher) loop(ctx context.Context, node int32, wake <-chan struct{}) {
-	c := fetchConn{f: f, node: node}
+// loop fetches over one connection, which it opens when it has something to ask.
+func (f *fetcher) loop(ctx context.Context, at fetchLoop, wake <-chan struct{}) {
+	c := fetchConn{f: f, node: at.node}
 	defer c.close()
 	var failures int
 	for rotate := 0; ctx.Err() == nil; rotate++ {
-		req, asked, again := f.request(node, rotate)
+		req, asked, again := f.request(at, rotate)
 		if len(asked) == 0 {
 			timer := time.NewTimer(again)
 			select {
@@ -191,7 +218,7 @@ func (f *fetcher) loop(ctx context.Context, node int32, wake <-chan struct{}) {
 				return
 			}
 			failures++
-			f.log.LogAttrs(ctx, slog.LevelDebug, "fetch", slog.Int("broker", int(node)), slog.String("error", err.Error()))
+			f.log.LogAttrs(ctx, slog.LevelDebug, "fetch", slog.Int("broker", int(at.node)), slog.String("error", err.Error()))
 			f.topo.refresh()
 			if sleep(ctx, min(time.Second, time.Duration(failures)*50*time.Millisecond)) != nil {
 				return
@@ -209,21 +236,22 @@ func (f *fetcher) loop(ctx context.Context, node int32, wake <-chan struct{}) {
 	}
 }
 
-// request builds the next fetch of one broker, and says how long to wait when
+// request builds the next fetch of one loop, and says how long to wait when
 // nothing can be asked for now.
-func (f *fetcher) request(node int32, rotate int) (*kmsg.FetchRequest, map[tp]*fetchPart, time.Duration) {
+func (f *fetcher) request(at fetchLoop, rotate int) (*kmsg.FetchRequest, map[tp]*fetchPart, time.Duration) {
 	m, now := f.topo.meta(), time.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	room := f.budget - f.mu.buffered
-	wait := 100 * time.Millisecond
+	wait := unasked
 	var ready []*fetchPart
 	held := false
 	for _, p := range f.mu.parts {
 		pm, ok := m.partition(p.id.topicID, p.id.partition)
-		if !ok || pm.leader != node || p.asked {
+		if !ok || pm.leader != at.node || p.asked || p.lane() != at.lane {
 			continue
 		}
+		wait = 100 * time.Millisecond
 		full := p.buffered >= partitionBuffer || room <= 0
 		if now.Before(p.notUntil) || full && !p.parked {
 			held = held || !p.parked
@@ -362,6 +390,10 @@ func (f *fetcher) deliverPart(p *fetchPart, rp *kmsg.FetchResponseTopicPartition
 		next, epoch, n, batch := scan(rp.RecordBatches, p.next, p.epoch)
 		if n > 0 {
 			out.bytes, out.mem, p.batch = rp.RecordBatches[:n], mem.hold(), batch
+			if batch >= fetchLargeBatch && !p.large {
+				p.large = true
+				f.wakeLocked()
+			}
 		}
 		p.next, p.epoch = next, epoch
 		p.buffered += int64(n)
