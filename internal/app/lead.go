@@ -97,7 +97,7 @@ func recordOf(e mirror.Entry) (replicate.TopicRecord, error) {
 	if err != nil {
 		return replicate.TopicRecord{}, fmt.Errorf("encode the entry of topic %s: %w", e.Source, err)
 	}
-	return replicate.TopicRecord{SourceID: e.SourceTopicID, TargetID: e.TargetTopicID, Created: e.Phase == mirror.PhaseCreated, Entry: raw}, nil
+	return replicate.TopicRecord{SourceID: e.SourceTopicID, Source: e.Source, TargetID: e.TargetTopicID, Created: e.Phase == mirror.PhaseCreated, Entry: raw}, nil
 }
 
 // entryOf reads the keeper's own words in a record.

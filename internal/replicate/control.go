@@ -147,6 +147,7 @@ func (e *Engine) LookupTopic(source [16]byte) (TopicRecord, bool) {
 
 type topicRecordJSON struct {
 	V        int             `json:"v"`
+	Source   string          `json:"source"`
 	TargetID string          `json:"target_id"`
 	Created  bool            `json:"created"`
 	Entry    json.RawMessage `json:"entry"`
@@ -160,7 +161,7 @@ func decodeTopic(source [16]byte, b []byte) (TopicRecord, error) {
 		return TopicRecord{}, err
 	}
 	id, err := parseID(v.TargetID)
-	return TopicRecord{V: v.V, SourceID: source, TargetID: id, Created: v.Created, Entry: v.Entry, Decided: v.Decided}, err
+	return TopicRecord{V: v.V, SourceID: source, Source: v.Source, TargetID: id, Created: v.Created, Entry: v.Entry, Decided: v.Decided}, err
 }
 
 // RecordTopic keeps the record of a source topic, durably.
@@ -168,7 +169,7 @@ func (e *Engine) RecordTopic(ctx context.Context, r TopicRecord) error {
 	if seeded.Bug("ledger-lost") {
 		return nil
 	}
-	v := topicRecordJSON{V: stateVersion, TargetID: hexID(r.TargetID), Created: r.Created, Entry: r.Entry, Decided: r.Decided}
+	v := topicRecordJSON{V: stateVersion, Source: r.Source, TargetID: hexID(r.TargetID), Created: r.Created, Entry: r.Entry, Decided: r.Decided}
 	return e.writeControl(ctx, keyTopic(e.o.Name, r.SourceID), encode(v))
 }
 

@@ -35,24 +35,63 @@ func decisions(code dr.HaltCode) []dr.ResolveAction {
 	}
 }
 
-// allowed refuses decisions that don't fit the halts they are about.
-func allowed(r dr.Resolution, targets map[tp]partitionView) error {
-	for _, v := range targets {
-		can := decisions(v.status.Code)
-		if slices.Contains(can, r.Action) {
-			continue
-		}
-		hint := "nothing can be decided about it: see its reason"
-		if len(can) > 0 {
-			names := make([]string, len(can))
-			for i, a := range can {
-				names[i] = string(a)
-			}
-			hint = "use " + strings.Join(names, " or ")
-		}
-		return &dr.Error{Code: dr.CodeConflict, Hint: hint, Err: fmt.Errorf("%s does not fit topic %s partition %d, which is halted with %s", r.Action, r.Topic, v.status.Partition, v.status.Code)}
+// fits refuses a decision that does not fit the halt of what it is about.
+func fits(r dr.Resolution, code dr.HaltCode, what string) error {
+	can := decisions(code)
+	if slices.Contains(can, r.Action) {
+		return nil
 	}
-	return nil
+	hint := "nothing can be decided about it: see its reason"
+	if len(can) > 0 {
+		names := make([]string, len(can))
+		for i, a := range can {
+			names[i] = string(a)
+		}
+		hint = "use " + strings.Join(names, " or ")
+	}
+	return &dr.Error{Code: dr.CodeConflict, Hint: hint, Err: fmt.Errorf("%s does not fit %s, which is halted with %s", r.Action, what, code)}
+}
+
+// topicHalt says whether a topic is halted of which no partition is: it was
+// deleted or made again before the copying began, or a decision about it was
+// recorded and the worker that was asked ended before it had told the keeper of
+// the topics.
+func (e *Engine) topicHalt(ctx context.Context, topic string) dr.HaltCode {
+	src, tgt, limit := e.source.meta(), e.target.meta(), time.Now().Add(3*time.Second)
+	now := src.byName[topic]
+	for _, rec := range e.TopicRecords() {
+		switch {
+		case rec.Source != topic || rec.Decided == dr.ResolveRestart || now == nil:
+		case rec.SourceID != now.id:
+			if e.sourceMissing.settle(ctx, rec.SourceID, limit) == presenceGone {
+				return dr.HaltSourceRecreated
+			}
+		case rec.Created && tgt.byID[rec.TargetID] == nil:
+			if e.targetMissing.settle(ctx, rec.TargetID, limit) != presenceGone {
+				continue
+			}
+			if tgt.byName[e.o.Naming.Target(topic)] == nil {
+				return dr.HaltTargetDeleted
+			}
+			return dr.HaltTargetRecreated
+		}
+	}
+	return ""
+}
+
+// recorded returns the source topics that the keeper of the topics knows under a
+// name and that a decision about the whole topic ends or begins anew. Those of
+// which no partition was ever copied are among them.
+func (e *Engine) recorded(r dr.Resolution) map[[16]byte]struct{} {
+	out := map[[16]byte]struct{}{}
+	now := e.source.meta().byName[r.Topic]
+	for _, rec := range e.TopicRecords() {
+		current := now != nil && now.id == rec.SourceID
+		if rec.Source == r.Topic && rec.Decided != dr.ResolveRestart && (r.Action == dr.ResolveRecreate || !current) {
+			out[rec.SourceID] = struct{}{}
+		}
+	}
+	return out
 }
 
 // startsAnew reports whether a decision ends the pipelines of a topic: others

@@ -90,6 +90,7 @@ type TopicReport struct {
 type TopicRecord struct {
 	V        int             `json:"v"`
 	SourceID [16]byte        `json:"-"`
+	Source   string          `json:"source"` // name of the source topic
 	TargetID [16]byte        `json:"-"`
 	Created  bool            `json:"created"` // the target's topic exists and is ours to fill
 	Entry    json.RawMessage `json:"entry"`   // the keeper's own words

@@ -24,11 +24,8 @@ func (e *Engine) Resolve(ctx context.Context, r dr.Resolution) (dr.ResolveResult
 	if e.targetState.Partitions() == 0 || !e.reached() {
 		return res, &dr.Error{Code: dr.CodeConflict, Hint: "wait until it is past CREATING", Err: fmt.Errorf("replicator %s has not reached its clusters yet", e.o.Name)}
 	}
-	targets, err := e.haltedOf(r)
+	targets, about, err := e.decidable(ctx, r)
 	if err != nil {
-		return res, err
-	}
-	if err := allowed(r, targets); err != nil {
 		return res, err
 	}
 	if r.Action == dr.ResolveMatch {
@@ -43,17 +40,13 @@ func (e *Engine) Resolve(ctx context.Context, r dr.Resolution) (dr.ResolveResult
 		return res, nil
 	}
 	ids := map[[16]byte]struct{}{}
-	about := dr.HaltCode("") // of a decision about the whole topic
-	for _, v := range targets {
-		if startsAnew(r.Action, v.status.Code) {
-			about = v.status.Code
-			if targets, err = e.startAnew(ctx, r); err != nil {
-				return res, err
-			}
-			for id := range targets {
-				ids[id.topicID] = struct{}{}
-			}
-			break
+	if about != "" {
+		if targets, err = e.startAnew(ctx, r); err != nil {
+			return res, err
+		}
+		ids = e.recorded(r)
+		for id := range targets {
+			ids[id.topicID] = struct{}{}
 		}
 	}
 	if r.Action == dr.ResolveStartAt {
@@ -89,6 +82,36 @@ func (e *Engine) Resolve(ctx context.Context, r dr.Resolution) (dr.ResolveResult
 	res.Applied = true
 	sortResolved(res.Partitions)
 	return res, nil
+}
+
+// decidable returns the halted partitions that a decision is about. If it is about
+// the whole topic, about is the halt that makes it so; no partition need be halted
+// then.
+func (e *Engine) decidable(ctx context.Context, r dr.Resolution) (targets map[tp]partitionView, about dr.HaltCode, err error) {
+	if r.Action == dr.ResolveRecreate || r.Action == dr.ResolveRestart { // which topic has the name now counts
+		limit := time.Now().Add(3 * time.Second)
+		e.source.renew(ctx, limit)
+		e.target.renew(ctx, limit)
+	}
+	targets, err = e.haltedOf(r)
+	if err != nil && r.Partition == nil {
+		if code := e.topicHalt(ctx, r.Topic); code != "" {
+			return nil, code, fits(r, code, "topic "+r.Topic)
+		}
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	for _, v := range targets {
+		code := v.status.Code
+		if err := fits(r, code, fmt.Sprintf("topic %s partition %d", r.Topic, v.status.Partition)); err != nil {
+			return nil, "", err
+		}
+		if startsAnew(r.Action, code) {
+			about = code
+		}
+	}
+	return targets, about, nil
 }
 
 // checkOffsets refuses offsets that the source does not have: copying from

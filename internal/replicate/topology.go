@@ -92,6 +92,17 @@ func (t *topology) refresh() {
 	}
 }
 
+// renew returns when there is a snapshot that was asked for after the call, or at
+// limit: the first new one may have been under way.
+func (t *topology) renew(ctx context.Context, limit time.Time) {
+	for range 2 {
+		was := t.meta()
+		t.refresh()
+		for t.meta() == was && time.Now().Before(limit) && sleep(ctx, 20*time.Millisecond) == nil {
+		}
+	}
+}
+
 // trouble returns the error of the last attempt and since when attempts fail.
 func (t *topology) trouble() (since time.Time, err error) {
 	t.mu.Lock()

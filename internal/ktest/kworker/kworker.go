@@ -147,7 +147,7 @@ func (l ledger) Record(ctx context.Context, en mirror.Entry) error {
 	if err != nil {
 		return fmt.Errorf("encode the entry of topic %s: %w", en.Source, err)
 	}
-	return l.e.RecordTopic(ctx, replicate.TopicRecord{SourceID: en.SourceTopicID, TargetID: en.TargetTopicID, Created: en.Phase == mirror.PhaseCreated, Entry: b})
+	return l.e.RecordTopic(ctx, replicate.TopicRecord{SourceID: en.SourceTopicID, Source: en.Source, TargetID: en.TargetTopicID, Created: en.Phase == mirror.PhaseCreated, Entry: b})
 }
 
 // Entries returns all entries.
