@@ -236,9 +236,10 @@ type broker struct {
 	c       *Cluster
 	node    int32
 	running bool
-	paused  chan struct{} // not nil: closed when it goes on
-	readyAt time.Time     // of its coordinators
-	down    chan struct{} // closed when it stops
+	paused  chan struct{}             // not nil: closed when it goes on
+	alone   map[*partition]*partition // what it believes of what it led, while it is isolated
+	readyAt time.Time                 // of its coordinators
+	down    chan struct{}             // closed when it stops
 	l       net.Listener
 	conns   map[net.Conn]struct{}
 }
@@ -259,7 +260,7 @@ func (b *broker) stop() {
 	for nc := range b.conns {
 		_ = nc.Close()
 	}
-	b.conns = nil
+	b.conns, b.alone = nil, nil
 	if b.paused != nil {
 		close(b.paused)
 		b.paused = nil

@@ -139,6 +139,7 @@ func (c *Cluster) fetchOne(r *request, req *kmsg.FetchRequest, t *topic, rp *kms
 	if p == nil {
 		return kerr.UnknownTopicOrPartition
 	}
+	p = p.seenBy(r.b)
 	if p.leader == r.b.node {
 		if err := p.checkEpoch(rp.CurrentLeaderEpoch); err != nil {
 			return err

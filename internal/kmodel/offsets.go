@@ -50,6 +50,9 @@ func (c *Cluster) leader(r *request, op Operation, name string, num, epoch int32
 	if p == nil {
 		return nil, kerr.UnknownTopicOrPartition
 	}
+	if op == Describe || op == Read {
+		p = p.seenBy(r.b)
+	}
 	if p.leader == r.b.node {
 		if err := p.checkEpoch(epoch); err != nil {
 			return nil, err

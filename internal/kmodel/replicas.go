@@ -105,7 +105,7 @@ func (c *Cluster) followersEnd(p *partition) int64 {
 func (c *Cluster) candidates(p *partition) []int32 {
 	var out []int32
 	for _, r := range p.isr {
-		if c.alive(r) && r != p.leader {
+		if c.alive(r) && r != p.leader && c.broker(r).alone == nil {
 			out = append(out, r)
 		}
 	}

@@ -199,7 +199,7 @@ func (c *Cluster) createPartitions(_ *request, req *kmsg.CreatePartitionsRequest
 	return resp
 }
 
-func (c *Cluster) metadata(_ *request, req *kmsg.MetadataRequest) kmsg.Response {
+func (c *Cluster) metadata(r *request, req *kmsg.MetadataRequest) kmsg.Response {
 	resp := answerTo[kmsg.MetadataResponse](req)
 	resp.ClusterID, resp.ControllerID = &c.o.ID, -1
 	for i, b := range c.brokers {
@@ -216,7 +216,7 @@ func (c *Cluster) metadata(_ *request, req *kmsg.MetadataRequest) kmsg.Response 
 	if req.Topics == nil || req.Version == 0 && len(req.Topics) == 0 {
 		for _, t := range c.sortedTopics() {
 			if !c.denied(Describe, t.name) {
-				resp.Topics = append(resp.Topics, c.describeTopic(t))
+				resp.Topics = append(resp.Topics, c.describeTopic(r.b, t))
 			}
 		}
 		return resp
@@ -233,7 +233,7 @@ func (c *Cluster) metadata(_ *request, req *kmsg.MetadataRequest) kmsg.Response 
 		case err != nil && rt.Topic != nil && !validName(name):
 			err = kerr.InvalidTopicException
 		case err == nil:
-			resp.Topics = append(resp.Topics, c.describeTopic(t))
+			resp.Topics = append(resp.Topics, c.describeTopic(r.b, t))
 			continue
 		}
 		at := kmsg.NewMetadataResponseTopic()
@@ -243,11 +243,12 @@ func (c *Cluster) metadata(_ *request, req *kmsg.MetadataRequest) kmsg.Response 
 	return resp
 }
 
-func (c *Cluster) describeTopic(t *topic) kmsg.MetadataResponseTopic {
+func (c *Cluster) describeTopic(b *broker, t *topic) kmsg.MetadataResponseTopic {
 	at := kmsg.NewMetadataResponseTopic()
 	at.Topic, at.TopicID, at.IsInternal = &t.name, t.id, strings.HasPrefix(t.name, "__consumer_offsets") || strings.HasPrefix(t.name, "__transaction_state")
 	at.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(t.partitions))
 	for i, p := range t.partitions {
+		p = p.seenBy(b)
 		ap := &at.Partitions[i]
 		ap.Default()
 		ap.Partition, ap.Leader, ap.LeaderEpoch, ap.Replicas = p.num, p.leader, p.epoch, p.replicas

@@ -38,7 +38,7 @@ func (e *Engine) cutAt(ctx context.Context, t fenceTarget, epoch int32, acked in
 	if err != nil {
 		return 0, err
 	}
-	_, end, err := logRange(ctx, e.tailClient, t.topic, t.id.partition)
+	_, end, err := leaderRange(ctx, e.tailClient, e.target, t)
 	if err != nil {
 		return 0, err
 	}
@@ -59,29 +59,32 @@ func (e *Engine) cutAt(ctx context.Context, t fenceTarget, epoch int32, acked in
 
 // epochEnd asks the leader where a leader epoch ends in its log
 // (OffsetsForLeaderEpoch, KIP-101).
-func (e *Engine) epochEnd(ctx context.Context, t fenceTarget, epoch int32) (int64, error) {
-	pm, ok := e.target.meta().partition(t.topicID, t.id.partition)
-	if !ok || pm.leader < 0 {
-		return 0, kerr.LeaderNotAvailable
-	}
+func (e *Engine) epochEnd(ctx context.Context, t fenceTarget, epoch int32) (end int64, err error) {
 	rp := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
-	rp.Partition, rp.LeaderEpoch, rp.CurrentLeaderEpoch = t.id.partition, epoch, -1
+	rp.Partition, rp.LeaderEpoch = t.id.partition, epoch
 	rt := kmsg.NewOffsetForLeaderEpochRequestTopic()
-	rt.Topic, rt.Partitions = t.topic, append(rt.Partitions, rp)
-	req := kmsg.NewPtrOffsetForLeaderEpochRequest()
-	req.Topics = append(req.Topics, rt)
-	resp, err := e.tailClient.Broker(int(pm.leader)).RetriableRequest(ctx, req)
-	if err != nil {
-		return 0, err
-	}
-	for _, rt := range resp.(*kmsg.OffsetForLeaderEpochResponse).Topics {
-		for _, rp := range rt.Partitions {
-			if err := kerr.ErrorForCode(rp.ErrorCode); err != nil || rp.EndOffset >= 0 {
-				return rp.EndOffset, err
+	rt.Topic = t.topic
+	end = -1
+	err = atLeader(ctx, e.target, t, func(pm partMeta) error {
+		rp.CurrentLeaderEpoch = pm.leaderEpoch
+		rt.Partitions = []kmsg.OffsetForLeaderEpochRequestTopicPartition{rp}
+		req := kmsg.NewPtrOffsetForLeaderEpochRequest()
+		req.Topics = append(req.Topics, rt)
+		resp, err := e.tailClient.Broker(int(pm.leader)).Request(ctx, req)
+		if err != nil {
+			return err
+		}
+		for _, rt := range resp.(*kmsg.OffsetForLeaderEpochResponse).Topics {
+			for _, rp := range rt.Partitions {
+				end, err = rp.EndOffset, kerr.ErrorForCode(rp.ErrorCode)
 			}
 		}
+		return err
+	})
+	if err == nil && end < 0 {
+		err = fmt.Errorf("leader epoch %d is not known there any more", epoch)
 	}
-	return 0, fmt.Errorf("leader epoch %d is not known there any more", epoch)
+	return end, err
 }
 
 // fencedBelow reports whether one of the fence's markers lies below the offset

@@ -333,7 +333,7 @@ func (s *slot) checkOverlap(ctx context.Context, p *pipeline) {
 
 // recordAt returns one record and its leader epoch, nil where there is none.
 func (e *Engine) recordAt(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget, offset int64) (*digest, int32, error) {
-	start, end, err := logRange(ctx, cl, t.topic, t.id.partition)
+	start, end, err := leaderRange(ctx, cl, topo, t)
 	if err != nil || offset < start || offset >= end {
 		return nil, -1, err
 	}

@@ -232,8 +232,8 @@ func (e *Engine) connect(ctx context.Context) error {
 	if src.clusterID == tgt.clusterID && src.clusterID != "" {
 		return fmt.Errorf("%w: %s and %s both have cluster.id %s", ErrSameCluster, e.o.Source.Name, e.o.Target.Name, src.clusterID)
 	}
-	e.source.snap.Store(src)
-	e.target.snap.Store(tgt)
+	e.source.publish(src, nil)
+	e.target.publish(tgt, nil)
 	if err := e.retry(ctx, "prepare the state topic", func() error {
 		n, err := kstate.Ensure(ctx, e.control, e.o.Layout)
 		e.mu.Lock()

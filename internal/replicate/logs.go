@@ -70,7 +70,7 @@ func logRange(ctx context.Context, cl *kgo.Client, topic string, part int32) (st
 // returns false or ctx ends. It starts at the log start offset where from lies
 // below it, and returns the log start offset.
 func walkLog(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget, from int64, fn func(kbatch.Header, []byte) bool) (start int64, err error) {
-	start, end, err := logRange(ctx, cl, t.topic, t.id.partition)
+	start, end, err := leaderRange(ctx, cl, topo, t)
 	if err != nil {
 		return 0, err
 	}
@@ -110,7 +110,7 @@ func fetchOnce(ctx context.Context, cl *kgo.Client, pm partMeta, t fenceTarget, 
 		return nil, kerr.LeaderNotAvailable
 	}
 	rp := kmsg.NewFetchRequestTopicPartition()
-	rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes, rp.CurrentLeaderEpoch = t.id.partition, from, 1<<20, -1
+	rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes, rp.CurrentLeaderEpoch = t.id.partition, from, 1<<20, pm.leaderEpoch
 	rt := kmsg.NewFetchRequestTopic()
 	rt.Topic, rt.TopicID, rt.Partitions = t.topic, t.topicID, append(rt.Partitions, rp)
 	req := kmsg.NewPtrFetchRequest()
@@ -146,7 +146,7 @@ func (e *Engine) readTail(ctx context.Context, t fenceTarget, producers map[stri
 		out.holes = out.holes || h.BaseOffset > due
 		due = h.LastOffset() + 1
 		if seeded.Bug("fence-not-awaited") { // where the log ends now, it is fenced
-			if _, end, err := logRange(ctx, e.tailClient, t.topic, t.id.partition); err == nil && h.LastOffset()+1 >= end {
+			if _, end, err := leaderRange(ctx, e.tailClient, e.target, t); err == nil && h.LastOffset()+1 >= end {
 				open, out.marker = nil, h.LastOffset()
 			}
 		}
@@ -165,14 +165,16 @@ func (e *Engine) readTail(ctx context.Context, t fenceTarget, producers map[stri
 	}
 	var err error
 	out.start, err = walkLog(ctx, e.tailClient, e.target, t, t.from, each)
-	if errors.Is(err, errBeyondEnd) { // truncated: find the marker from the beginning of what is there
-		_, end, rerr := logRange(ctx, e.tailClient, t.topic, t.id.partition)
-		if rerr != nil {
+	if errors.Is(err, errBeyondEnd) {
+		end, cut, rerr := e.isCut(ctx, t, producers)
+		switch {
+		case rerr != nil:
 			return out, rerr
+		case cut:
+			out.marker = end - 1
+			return out, nil
 		}
-		out.batches = nil
-		out.marker = end - 1
-		return out, nil
+		out.start, err = walkLog(ctx, e.tailClient, e.target, t, t.from, each)
 	}
 	return out, err
 }
@@ -221,7 +223,7 @@ func (e *Engine) describeProducers(ctx context.Context, ask []fenceTarget, ours 
 func batchAt(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget, offset int64) (start, end int64, out kbatch.Header, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if start, end, err = logRange(ctx, cl, t.topic, t.id.partition); err != nil || offset < start || offset >= end {
+	if start, end, err = leaderRange(ctx, cl, topo, t); err != nil || offset < start || offset >= end {
 		return start, end, out, err
 	}
 	_, err = walkLog(ctx, cl, topo, t, offset, func(h kbatch.Header, _ []byte) bool {

@@ -234,7 +234,7 @@ func (s *slot) checkRange(p *pipeline, f fetched) {
 	p.asking = true
 	gen, id, topic := p.gen, p.id, p.topic
 	s.e.background(func(ctx context.Context) {
-		start, end, err := s.e.sourceRange(ctx, topic, id.partition)
+		start, end, err := leaderRange(ctx, s.e.sourceControl, s.e.source, fenceTarget{id: id, topic: topic, topicID: id.topicID})
 		s.box.put(event{call: func() {
 			if s.pipes[id] != p || p.gen != gen {
 				return

@@ -21,6 +21,7 @@ type partMeta struct {
 	leader      int32 // -1: none
 	leaderEpoch int32
 	inSync      int
+	seen        time.Time // when a broker said so
 }
 
 // topicMeta is one topic as the metadata shows it.
@@ -142,6 +143,7 @@ func (t *topology) run(ctx context.Context) error {
 
 func (t *topology) publish(m *clusterMeta, err error) {
 	if err == nil {
+		m.keepNewest(t.meta(), time.Now())
 		t.snap.Store(m)
 	}
 	t.mu.Lock()

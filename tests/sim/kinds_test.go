@@ -80,6 +80,9 @@ const (
 	Outage FaultKind = "outage"
 	// Freeze pauses a broker of Side for For.
 	Freeze FaultKind = "freeze"
+	// Isolate cuts a broker of Side off from the other brokers for For, not from
+	// clients: it goes on to believe that it leads.
+	Isolate FaultKind = "isolate"
 	// Leaderless takes the leader of partitions away for For: of all of a topic,
 	// of one, or of some of every topic.
 	Leaderless FaultKind = "leaderless"
@@ -142,6 +145,7 @@ func kinds() map[FaultKind]spec {
 		Leaders:    {args: "c", where: []Harness{Fake, Model}, many: true},
 		Outage:     {args: "c", must: []string{"broker", "for"}, where: []Harness{Model, Real}},
 		Freeze:     {args: "c", must: []string{"broker", "for"}, where: []Harness{Model, Real}},
+		Isolate:    {args: "c", must: []string{"broker", "for"}, where: modelOnly(), many: true},
 		Leaderless: {args: "co", must: []string{"for"}, may: []string{"partition"}, where: modelOnly()},
 		Lag:        {args: "co", must: []string{"for"}, may: []string{"partition"}, where: modelOnly(), many: true},
 		Markers:    {args: "c", must: []string{"delay", "for"}, where: modelOnly()},

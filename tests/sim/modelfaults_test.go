@@ -25,6 +25,13 @@ func (r *run) doModel(f Fault, c *kmodel.Cluster) {
 		r.some(f, c, c.Leaderless, c.Lead)
 	case Lag:
 		r.some(f, c, c.HoldReplication, c.ReleaseReplication)
+	case Isolate: // Two faults may hit the same broker: the second one has no effect.
+		if err := c.Isolate(f.Broker); err != nil {
+			r.log.Info("a fault has no effect: " + err.Error())
+			return
+		}
+		time.Sleep(f.For)
+		_ = c.Reunite(f.Broker) // It may have been killed meanwhile.
 	case Forget:
 		r.some(f, c, c.ForgetProducers, func(string, int32) error { return nil })
 	case Markers:
