@@ -44,7 +44,7 @@ func (e *Engine) cutAt(ctx context.Context, t fenceTarget, epoch int32, acked in
 	}
 	end = min(end, acked)
 	if at < end {
-		_, err = walkLog(ctx, e.tailClient, e.target, t, at, func(h kbatch.Header, _ []byte) bool {
+		_, err = walkLog(ctx, e.tailClient, e.target, t, at, end, func(h kbatch.Header, _ []byte) bool {
 			if _, is := ours[h.ProducerID]; is && !h.IsControl() && h.LastOffset() < acked {
 				at = h.LastOffset() + 1
 			}
@@ -97,7 +97,7 @@ func fencedBelow(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTar
 	if from == t.from {
 		return 0, false
 	}
-	_, err := walkLog(ctx, cl, topo, t, from, func(h kbatch.Header, _ []byte) bool {
+	_, err := walkLog(ctx, cl, topo, t, from, t.from, func(h kbatch.Header, _ []byte) bool {
 		for _, p := range producers {
 			if h.IsControl() && h.ProducerID == p.id && h.ProducerEpoch >= p.epoch && h.BaseOffset < t.from {
 				at, found = h.BaseOffset, true

@@ -359,6 +359,9 @@ func (s *slot) waitMarkers(ctx context.Context, ask []fenceTarget, fenced map[tp
 		silent := time.AfterFunc(fenceWait, cancel)
 		defer silent.Stop()
 		f, err := s.e.readTail(wctx, ask[i], s.producers, s.ours, func() { silent.Reset(fenceWait) })
+		for errors.Is(err, kerr.OffsetOutOfRange) && sleep(wctx, 50*time.Millisecond) == nil { // deleted meanwhile: once more, from where it begins now
+			f, err = s.e.readTail(wctx, ask[i], s.producers, s.ours, func() { silent.Reset(fenceWait) })
+		}
 		switch {
 		case err == nil:
 			at[i] = f

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -67,9 +68,11 @@ func logRange(ctx context.Context, cl *kgo.Client, topic string, part int32) (st
 
 // walkLog fetches a partition of the target from an offset on, uncommitted
 // records and markers too, and calls fn with each whole v2 batch until fn
-// returns false or ctx ends. It starts at the log start offset where from lies
-// below it, and returns the log start offset.
-func walkLog(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget, from int64, fn func(kbatch.Header, []byte) bool) (start int64, err error) {
+// returns false, all below until was read, or ctx ends; with noEnd it waits for
+// what comes. It starts at the log start offset where from lies below it, and
+// returns the log start offset. What is deleted while it reads ends it with
+// OFFSET_OUT_OF_RANGE: what was read does not join what is left.
+func walkLog(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget, from, until int64, fn func(kbatch.Header, []byte) bool) (start int64, err error) {
 	start, end, err := leaderRange(ctx, cl, topo, t)
 	if err != nil {
 		return 0, err
@@ -77,8 +80,7 @@ func walkLog(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget,
 	if from > end {
 		return start, fmt.Errorf("%w: offset %d is behind the end %d", errBeyondEnd, from, end)
 	}
-	from = max(from, start)
-	for {
+	for from = max(from, start); from < until; {
 		if err := ctx.Err(); err != nil {
 			return start, context.Cause(ctx)
 		}
@@ -87,6 +89,9 @@ func walkLog(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget,
 			return start, fmt.Errorf("topic %s partition %d is gone", t.topic, t.id.partition)
 		}
 		b, err := fetchOnce(ctx, cl, pm, t, from)
+		if errors.Is(err, kerr.OffsetOutOfRange) {
+			return start, fmt.Errorf("read offset %d of topic %s partition %d: %w", from, t.topic, t.id.partition, err)
+		}
 		if err != nil {
 			topo.refresh()
 			if serr := sleep(ctx, 50*time.Millisecond); serr != nil {
@@ -100,7 +105,11 @@ func walkLog(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget,
 		}
 		from = next
 	}
+	return start, nil // what is left there may be deleted, and nothing need ever come behind it
 }
+
+// noEnd is for logs that are read until something comes.
+const noEnd = math.MaxInt64
 
 // errBeyondEnd is returned by walkLog when the log ends before the offset.
 var errBeyondEnd = errors.New("the log is shorter than it was")
@@ -164,7 +173,7 @@ func (e *Engine) readTail(ctx context.Context, t fenceTarget, producers map[stri
 		return len(open) > 0
 	}
 	var err error
-	out.start, err = walkLog(ctx, e.tailClient, e.target, t, t.from, each)
+	out.start, err = walkLog(ctx, e.tailClient, e.target, t, t.from, noEnd, each)
 	if errors.Is(err, errBeyondEnd) {
 		end, cut, rerr := e.isCut(ctx, t, producers)
 		switch {
@@ -174,7 +183,7 @@ func (e *Engine) readTail(ctx context.Context, t fenceTarget, producers map[stri
 			out.marker = end - 1
 			return out, nil
 		}
-		out.start, err = walkLog(ctx, e.tailClient, e.target, t, t.from, each)
+		out.start, err = walkLog(ctx, e.tailClient, e.target, t, t.from, noEnd, each)
 	}
 	return out, err
 }
@@ -226,7 +235,7 @@ func batchAt(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTarget,
 	if start, end, err = leaderRange(ctx, cl, topo, t); err != nil || offset < start || offset >= end {
 		return start, end, out, err
 	}
-	_, err = walkLog(ctx, cl, topo, t, offset, func(h kbatch.Header, _ []byte) bool {
+	_, err = walkLog(ctx, cl, topo, t, offset, noEnd, func(h kbatch.Header, _ []byte) bool {
 		out = h
 		return false
 	})

@@ -282,7 +282,7 @@ func walkRecords(ctx context.Context, cl *kgo.Client, topo *topology, t fenceTar
 		return nil // walkLog would wait for the next record
 	}
 	var bad error
-	_, err := walkLog(ctx, cl, topo, t, from, func(h kbatch.Header, entry []byte) bool {
+	_, err := walkLog(ctx, cl, topo, t, from, end, func(h kbatch.Header, entry []byte) bool {
 		if h.IsControl() {
 			return h.LastOffset()+1 < end
 		}

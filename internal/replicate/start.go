@@ -3,12 +3,18 @@ package replicate
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/anabranch/anabranch/internal/kbatch"
 	"github.com/anabranch/anabranch/internal/seeded"
 )
+
+// startWait is how long clusters may be silent while it is looked up where a
+// partition starts. Then it is tried again.
+const startWait = 30 * time.Second
 
 // found is where a new pipeline starts.
 type found struct {
@@ -56,9 +62,9 @@ func (s *slot) startNew(io context.Context) {
 // startOne finds out where a partition starts and makes its pipeline.
 func (s *slot) startOne(io context.Context, id tp, topic string, target *topicMeta) {
 	s.starting[id] = struct{}{}
-	gen := s.gen
+	gen, stop := s.gen, s.stop
 	s.e.background(func(ctx context.Context) {
-		f, err := s.e.findStart(ctx, id, topic, target)
+		f, err := s.e.findStart(ctx, id, topic, target, stop)
 		s.box.put(event{call: func() {
 			if s.gen != gen {
 				return
@@ -92,8 +98,8 @@ func (s *slot) startOne(io context.Context, id tp, topic string, target *topicMe
 // findStart decides the first offset of a partition that was never copied.
 // Topics that did not exist when the replicator was created are copied from
 // their first record, whatever the starting position.
-func (e *Engine) findStart(ctx context.Context, id tp, topic string, target *topicMeta) (found, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+func (e *Engine) findStart(whole context.Context, id tp, topic string, target *topicMeta, stop *atomic.Bool) (found, error) {
+	ctx, cancel := context.WithTimeout(whole, startWait)
 	defer cancel()
 	if err := e.limits.ensure(ctx, target.name); err != nil {
 		return found{}, err
@@ -119,7 +125,7 @@ func (e *Engine) findStart(ctx context.Context, id tp, topic string, target *top
 		f.offset = rec.Offsets[id.partition]
 	}
 	if p := int(id.partition); p < len(rec.TargetEnds) && p < len(rec.SourceEnds) && rec.TargetEnds[p] > 0 && f.offset < rec.SourceEnds[p] {
-		foreign, err := e.holdsForeign(ctx, fenceTarget{id: id, topic: target.name, topicID: target.id}, min(f.targetEnd, rec.TargetEnds[p]))
+		foreign, err := e.holdsForeign(whole, fenceTarget{id: id, topic: target.name, topicID: target.id}, min(f.targetEnd, rec.TargetEnds[p]), stop)
 		if err != nil {
 			return f, err
 		}
@@ -132,13 +138,26 @@ func (e *Engine) findStart(ctx context.Context, id tp, topic string, target *top
 
 // holdsForeign reports whether a target partition holds records that no other
 // replicator wrote. Records of this one, from before it was created, are from a
-// life of which no state is left: they count as if nobody had written them.
-func (e *Engine) holdsForeign(ctx context.Context, t fenceTarget, end int64) (bool, error) {
+// life of which no state is left: they count as if nobody had written them. All
+// that is there may have to be read: it takes as long as batches come, and ends
+// when the slot is taken over again.
+func (e *Engine) holdsForeign(ctx context.Context, t fenceTarget, end int64, stop *atomic.Bool) (bool, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(startWait, func() {
+		cancel(fmt.Errorf("read topic %s partition %d: nothing came within %v", t.topic, t.id.partition, startWait))
+	})
+	defer silent.Stop()
 	if err := e.targetState.RefreshPartition(ctx, controlPartition); err != nil {
 		return false, err
 	}
 	foreign := false
-	_, err := walkLog(ctx, e.tailClient, e.target, t, 0, func(h kbatch.Header, _ []byte) bool {
+	_, err := walkLog(ctx, e.tailClient, e.target, t, 0, end, func(h kbatch.Header, _ []byte) bool {
+		if stop.Load() {
+			cancel(errRetake)
+			return false
+		}
+		silent.Reset(startWait)
 		if !h.IsControl() && h.Count > 0 {
 			reg := controlRecord[registration](e, keyRegistration(h.ProducerID))
 			if foreign = reg == nil || reg.Replicator == e.o.Name || h.ProducerID < 0; foreign {
@@ -147,7 +166,7 @@ func (e *Engine) holdsForeign(ctx context.Context, t fenceTarget, end int64) (bo
 		}
 		return h.LastOffset()+1 < end
 	})
-	return foreign, err
+	return foreign, cmp.Or(err, context.Cause(ctx))
 }
 
 // provenance decides what happens to a batch of the source by the producer id
