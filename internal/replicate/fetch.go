@@ -53,7 +53,7 @@ type fetchPart struct {
 	next     int64 // offset of the next fetch
 	epoch    int32 // leader epoch of the last batch read, -1: unknown
 	batch    int   // bytes of the last batch read, 0: unknown
-	large    bool  // it had large batches, see lane
+	wide     bool  // see fetchLanes
 	buffered int64
 	asked    bool // in a request that is under way
 	parked   bool // only its offsets are asked for, see park
@@ -62,16 +62,17 @@ type fetchPart struct {
 	then     func() // called when all of an answer was given to sinks
 }
 
-// fetchLanes is how many connections to a broker there are. One that brings large
-// batches is always waited for: while an answer is on its way the broker does
-// nothing, and then all of it arrives at once. With small batches the target is
-// what takes long, and requests for fewer partitions would only be more.
+// fetchLanes is how many connections to a broker there are. One that brings what
+// reaches the target in large batches is always waited for: while an answer is on
+// its way the broker does nothing, and then all of it arrives at once. With
+// batches of middling size the target is what takes long, and requests for fewer
+// partitions would only be more.
 const fetchLanes = 2
 
 // lane is the connection for a partition. It changes once at most: whoever comes
 // to a connection waits for the request that is under way there.
 func (p *fetchPart) lane() int {
-	if !p.large {
+	if !p.wide {
 		return 0
 	}
 	return int(uint32(p.id.partition)+uint32(p.id.topicID[15])) % fetchLanes
@@ -121,7 +122,7 @@ func (f *fetcher) start(id tp, topic string, gen uint64, offset int64, epoch int
 	defer f.mu.Unlock()
 	p := &fetchPart{id: id, topic: topic, gen: gen, next: offset, epoch: epoch, sink: sink, then: then}
 	if old := f.mu.parts[id]; old != nil && old.gen == gen {
-		p.buffered, p.batch, p.large = old.buffered, old.batch, old.large
+		p.buffered, p.batch, p.wide = old.buffered, old.batch, old.wide
 	} else if old != nil {
 		f.mu.buffered -= old.buffered
 	}
@@ -387,17 +388,17 @@ func (f *fetcher) deliverPart(p *fetchPart, rp *kmsg.FetchResponseTopicPartition
 	case err == nil && p.parked:
 		p.notUntil = time.Now().Add(parkedEvery)
 	case err == nil:
-		next, epoch, n, batch := scan(rp.RecordBatches, p.next, p.epoch)
-		if n > 0 {
-			out.bytes, out.mem, p.batch = rp.RecordBatches[:n], mem.hold(), batch
-			if batch >= fetchLargeBatch && !p.large {
-				p.large = true
+		sc := scan(rp.RecordBatches, p.next, p.epoch)
+		if sc.bytes > 0 {
+			out.bytes, out.mem, p.batch = rp.RecordBatches[:sc.bytes], mem.hold(), sc.batch
+			if !p.wide && sc.wide() {
+				p.wide = true
 				f.wakeLocked()
 			}
 		}
-		p.next, p.epoch = next, epoch
-		p.buffered += int64(n)
-		f.mu.buffered += int64(n)
+		p.next, p.epoch = sc.next, sc.epoch
+		p.buffered += int64(sc.bytes)
+		f.mu.buffered += int64(sc.bytes)
 	case errors.Is(err, kerr.OffsetOutOfRange), errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.CorruptMessage):
 		out.err = err
 		p.notUntil = time.Now().Add(5 * time.Second)

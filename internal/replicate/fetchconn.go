@@ -73,16 +73,35 @@ func (c *fetchConn) close() {
 	}
 }
 
-// scan walks the whole entries of a fetch answer and returns the offset and
-// the leader epoch to go on with, how many bytes are whole entries, and the size
-// of the last. An entry that can't be walked is left to the pipeline, which
-// reports it.
-func scan(b []byte, next int64, epoch int32) (to int64, toEpoch int32, whole, size int) {
+// scanned is what a fetch brought for a partition.
+type scanned struct {
+	next   int64 // offset to go on with
+	epoch  int32 // leader epoch of the last batch
+	bytes  int   // of whole entries
+	batch  int   // of the last one
+	packed bool  // that one is compressed
+}
+
+// wide reports whether it goes to the target in large batches: as it is, or put
+// together, see pipeline.step.
+func (s scanned) wide() bool {
+	most := mergePlain
+	if s.packed {
+		most = mergePacked
+	}
+	return s.batch >= fetchLargeBatch || s.batch <= most && s.bytes >= fetchLeastBytes
+}
+
+// scan walks the whole entries of a fetch answer. An entry that can't be walked
+// is left to the pipeline, which reports it.
+func scan(b []byte, next int64, epoch int32) scanned {
+	s := scanned{next: next, epoch: epoch}
 	rest := b
 	for len(rest) > 0 {
 		entry, r, magic, err := kbatch.Next(rest)
 		if errors.Is(err, kbatch.ErrPartial) {
-			return next, epoch, len(b) - len(rest), size
+			s.bytes = len(b) - len(rest)
+			return s
 		}
 		last := int64(-1)
 		if err == nil && magic == 2 {
@@ -90,7 +109,7 @@ func scan(b []byte, next int64, epoch int32) (to int64, toEpoch int32, whole, si
 			h, err = kbatch.ParseHeader(entry)
 			last = h.LastOffset()
 			if err == nil {
-				epoch = h.LeaderEpoch
+				s.epoch, s.packed = h.LeaderEpoch, h.Codec() != kbatch.CodecNone
 			}
 		} else if err == nil {
 			_, last, err = kbatch.OffsetRange(entry)
@@ -98,7 +117,8 @@ func scan(b []byte, next int64, epoch int32) (to int64, toEpoch int32, whole, si
 		if err != nil {
 			break
 		}
-		next, rest, size = max(next, last+1), r, len(entry)
+		s.next, rest, s.batch = max(s.next, last+1), r, len(entry)
 	}
-	return next, epoch, len(b), size
+	s.bytes = len(b)
+	return s
 }

@@ -16,17 +16,19 @@ import (
 )
 
 // TestFake_LargeBatchesComeOverSeveralConnections: once a partition is known to
-// have them. Small ones share one connection, and each partition arrives without
-// a gap either way.
+// have them, or many that are put together. Otherwise there is one connection,
+// and each partition arrives without a gap either way.
 func TestFake_LargeBatchesComeOverSeveralConnections(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct{ value, connections int }{
-		"small": {value: 100, connections: 1},
-		"large": {value: 2 * fetchLargeBatch, connections: fetchLanes},
+	for name, c := range map[string]struct{ value, batches, connections int }{
+		"small":      {value: 100, batches: 40, connections: 1},
+		"many small": {value: 2000, batches: 1500, connections: fetchLanes},
+		"middling":   {value: mergePlain, batches: 20, connections: 1},
+		"large":      {value: 2 * fetchLargeBatch, batches: 40, connections: fetchLanes},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const partitions, batches = 2 * fetchLanes, 40
+			const partitions = 2 * fetchLanes
 			k, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, "t"))
 			if err != nil {
 				t.Fatal(err)
@@ -54,7 +56,7 @@ func TestFake_LargeBatchesComeOverSeveralConnections(t *testing.T) {
 			all := newSenders(connect, func() bool { return true }, func(time.Duration) {})
 			batch := kbatch.Builder{LeaderEpoch: -1}.Build(kbatch.Record{Timestamp: 1, Value: make([]byte, c.value)})
 			for p := range int32(partitions) {
-				for range batches {
+				for range c.batches {
 					answered := make(chan error, 1)
 					all.to(node, 0).push(shipment{
 						out: outBatch{topic: "t", topicID: id, partition: p, bytes: slices.Clone(batch)}, stop: &stop,
@@ -69,7 +71,7 @@ func TestFake_LargeBatchesComeOverSeveralConnections(t *testing.T) {
 			connections.Store(0)
 
 			f := newFetcher(connect, topo, 64<<20, slog.New(slog.DiscardHandler))
-			got := make(chan fetched, partitions*batches)
+			got := make(chan fetched, partitions*c.batches)
 			for p := range int32(partitions) {
 				f.start(tp{id, p}, "t", 1, 0, -1, func(b fetched) { got <- b }, func() {})
 			}
@@ -93,10 +95,10 @@ func TestFake_LargeBatchesComeOverSeveralConnections(t *testing.T) {
 					if len(b.bytes) == 0 {
 						continue
 					}
-					to, _, _, _ := scan(b.bytes, b.offset, -1)
+					to := scan(b.bytes, b.offset, -1).next
 					next[b.id.partition] = to
 					f.release(b.id, 1, int64(len(b.bytes)))
-					if to == batches {
+					if to == int64(c.batches) {
 						left--
 					}
 				}
