@@ -163,7 +163,7 @@ func (s *slot) decide(ctx context.Context, p *pipeline, r *resolveRecord) error 
 	}
 	unexplained := p.halt.Code == dr.HaltPosition || p.halt.Code == dr.HaltTargetTruncated
 	p.next, p.maxBytes = next, s.e.limits.maxBytes(p.target)
-	p.halt, p.keep, p.doubt, p.checkBelow, p.last = nil, nil, nil, 0, -1
+	p.halt, p.keep, p.doubt, p.checkBelow, p.last, p.known = nil, nil, nil, 0, -1, 0
 	if srcEnd, _ := p.extents.End(); p.next < srcEnd || unexplained {
 		// Records before the map's end are copied again: the map starts anew.
 		p.resetMap(tgtEnd)

@@ -52,11 +52,13 @@ type fetchPart struct {
 	gen      uint64
 	next     int64 // offset of the next fetch
 	epoch    int32 // leader epoch of the last batch read, -1: unknown
+	known    int32 // leader epoch that the partition has reached
 	batch    int   // bytes of the last batch read, 0: unknown
 	wide     bool  // see fetchLanes
 	buffered int64
-	asked    bool // in a request that is under way
-	parked   bool // only its offsets are asked for, see park
+	oldSince time.Time // since when the metadata name a leader that did not write what was read, see outdated
+	asked    bool      // in a request that is under way
+	parked   bool      // only its offsets are asked for, see park
 	notUntil time.Time
 	sink     func(fetched)
 	then     func() // called when all of an answer was given to sinks
@@ -116,11 +118,11 @@ func newFetcher(connect func(context.Context, int32) (*kclient.Conn, error), top
 // start begins to fetch a partition at an offset; what comes is given to sink
 // with gen, in order, and then is called when the sinks of an answer have all
 // they get. epoch is the leader epoch of the record before offset, -1 if
-// unknown.
-func (f *fetcher) start(id tp, topic string, gen uint64, offset int64, epoch int32, sink func(fetched), then func()) {
+// unknown; known is one that the partition has reached.
+func (f *fetcher) start(id tp, topic string, gen uint64, offset int64, epoch, known int32, sink func(fetched), then func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p := &fetchPart{id: id, topic: topic, gen: gen, next: offset, epoch: epoch, sink: sink, then: then}
+	p := &fetchPart{id: id, topic: topic, gen: gen, next: offset, epoch: epoch, known: known, sink: sink, then: then}
 	if old := f.mu.parts[id]; old != nil && old.gen == gen {
 		p.buffered, p.batch, p.wide = old.buffered, old.batch, old.wide
 	} else if old != nil {
@@ -253,6 +255,10 @@ func (f *fetcher) request(at fetchLoop, rotate int) (*kmsg.FetchRequest, map[tp]
 			continue
 		}
 		wait = 100 * time.Millisecond
+		if p.outdated(pm, now) {
+			f.topo.refresh()
+			continue
+		}
 		full := p.buffered >= partitionBuffer || room <= 0
 		if now.Before(p.notUntil) || full && !p.parked {
 			held = held || !p.parked

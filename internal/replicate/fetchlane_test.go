@@ -73,7 +73,7 @@ func TestFake_LargeBatchesComeOverSeveralConnections(t *testing.T) {
 			f := newFetcher(connect, topo, 64<<20, slog.New(slog.DiscardHandler))
 			got := make(chan fetched, partitions*c.batches)
 			for p := range int32(partitions) {
-				f.start(tp{id, p}, "t", 1, 0, -1, func(b fetched) { got <- b }, func() {})
+				f.start(tp{id, p}, "t", 1, 0, -1, 0, func(b fetched) { got <- b }, func() {})
 			}
 			ended := make(chan error, 1)
 			go func() { ended <- f.run(ctx, topo.watch()) }()

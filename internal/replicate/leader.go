@@ -44,6 +44,21 @@ func (m *clusterMeta) keepNewest(old *clusterMeta, now time.Time) {
 	}
 }
 
+// outdated reports whether the metadata name a leader of a partition that is older
+// than what was read of it: a worker that has just started may have asked a broker
+// that was cut off. Asked for what comes next, that one would say that its log
+// does not reach so far.
+func (p *fetchPart) outdated(pm partMeta, now time.Time) bool {
+	if pm.leaderEpoch < 0 || max(p.epoch, p.known) <= pm.leaderEpoch {
+		p.oldSince = time.Time{}
+		return false
+	}
+	if p.oldSince.IsZero() {
+		p.oldSince = now
+	}
+	return now.Sub(p.oldSince) < epochPatience
+}
+
 // atLeader calls fn with what the metadata say of a partition, with newer ones
 // each time, while it returns an error that may pass and ctx does not end.
 func atLeader(ctx context.Context, topo *topology, t fenceTarget, fn func(partMeta) error) error {

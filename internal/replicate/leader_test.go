@@ -51,3 +51,33 @@ func TestClusterMeta_NeverGoesBackToAnOlderLeaderEpoch(t *testing.T) {
 		t.Errorf("after 5 minutes of older epochs the leader is %d", p.leader)
 	}
 }
+
+// TestFetcher_AsksNobodyWhoIsOlderThanWhatWasRead: a broker that names itself as
+// the leader of an epoch before the one of the last batch is cut off. For ever
+// it is not distrusted: a restored cluster begins with an older epoch.
+func TestFetcher_AsksNobodyWhoIsOlderThanWhatWasRead(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	p := &fetchPart{epoch: 5}
+	for i, c := range []struct {
+		after time.Duration
+		epoch int32 // of the metadata
+		want  bool
+	}{
+		{0, 5, false},
+		{time.Second, 4, true},
+		{time.Minute, 4, true},
+		{2 * time.Minute, 6, false},
+		{3 * time.Minute, 4, true},
+		{3*time.Minute + epochPatience - 1, 4, true},
+		{3*time.Minute + epochPatience, 4, false},
+		{4*time.Minute + epochPatience, -1, false},
+	} {
+		if got := p.outdated(partMeta{leaderEpoch: c.epoch}, now.Add(c.after)); got != c.want {
+			t.Errorf("step %d: leader epoch %d after %v: outdated is %v", i, c.epoch, c.after, got)
+		}
+	}
+	if p := (&fetchPart{epoch: -1, known: 5}); !p.outdated(partMeta{leaderEpoch: 4}, now) || p.outdated(partMeta{leaderEpoch: 5}, now) {
+		t.Error("what an owner before has read does not count")
+	}
+}

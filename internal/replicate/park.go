@@ -103,7 +103,7 @@ func (f *fetcher) park(id tp, gen uint64, offset int64, epoch int32) {
 	}
 	f.mu.buffered -= old.buffered
 	// Another object: an answer that is under way belongs to the old one.
-	f.mu.parts[id] = &fetchPart{id: id, topic: old.topic, gen: gen, next: offset, epoch: epoch, parked: true, notUntil: time.Now().Add(parkedEvery), sink: old.sink, then: old.then}
+	f.mu.parts[id] = &fetchPart{id: id, topic: old.topic, gen: gen, next: offset, epoch: epoch, known: old.known, parked: true, notUntil: time.Now().Add(parkedEvery), sink: old.sink, then: old.then}
 	f.wakeLocked()
 }
 

@@ -128,9 +128,10 @@ type pipelineOptions struct {
 
 type pipeline struct {
 	pipelineOptions
-	gen  uint64
-	next int64 // next source offset to classify
-	last int32 // leader epoch of the last classified batch
+	gen   uint64
+	next  int64 // next source offset to classify
+	last  int32 // leader epoch of the last classified batch
+	known int32 // newest leader epoch of any record read, by any owner
 
 	queue  []*pchunk
 	used   []*memory // of chunks that step came to the end of
@@ -364,7 +365,7 @@ func (p *pipeline) advance(next int64, epoch int32) {
 		p.dirty = true
 	}
 	if epoch >= 0 {
-		p.last = epoch
+		p.last, p.known = epoch, max(p.known, epoch)
 	}
 }
 

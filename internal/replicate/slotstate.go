@@ -150,7 +150,7 @@ func coveredBy(ck checkpoint, w ringEntry) bool {
 func (p *pipeline) snapshot() checkpoint {
 	ck := checkpoint{
 		V: stateVersion, Topic: p.topic, Target: p.target, TargetID: hexID(p.targetID), Partition: p.id.partition,
-		Position: p.frontier(), SourceEpoch: p.frontierEpoch(), TargetEnd: p.targetEnd, TargetEpoch: p.targetEpoch,
+		Position: p.frontier(), SourceEpoch: p.frontierEpoch(), KnownEpoch: p.known, TargetEnd: p.targetEnd, TargetEpoch: p.targetEpoch,
 		Floor: p.extents.Floor(), FirstSeg: p.firstSeg, NextSeg: p.nextSeg, Extents: encodeExtents(p.segment),
 		Halt: p.halt, Retired: p.retired, Resolved: p.resolved, HighWater: p.highWater, LogStart: p.logStart, Started: p.started, CheckBelow: p.checkBelow,
 		AtMs: p.now().UnixMilli(),

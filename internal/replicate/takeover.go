@@ -247,7 +247,7 @@ func (s *slot) position(ctx context.Context, recs map[tp]*slotRecord, clean map[
 // answered.
 func (s *slot) renew(old *pipeline) *pipeline {
 	p := s.build(old.id, old.topic, old.target, old.targetID, old.maxBytes)
-	p.next, p.last = old.frontier(), old.frontierEpoch()
+	p.next, p.last, p.known = old.frontier(), old.frontierEpoch(), old.known
 	p.extents, p.segment, p.fullSegs = old.extents, old.segment, old.fullSegs
 	p.firstSeg, p.nextSeg = old.firstSeg, old.nextSeg
 	if seeded.Bug("segment-forgotten") {
@@ -286,6 +286,7 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 	}
 	p := s.build(id, ck.Topic, ck.Target, targetID, s.e.limits.maxBytes(ck.Target))
 	p.next, p.last, p.targetEnd, p.targetEpoch = ck.Position, ck.SourceEpoch, ck.TargetEnd, ck.TargetEpoch
+	p.known = max(ck.KnownEpoch, ck.SourceEpoch)
 	p.highWater, p.logStart, p.started, p.resolved, p.checkBelow = ck.HighWater, ck.LogStart, ck.Started, ck.Resolved, ck.CheckBelow
 	p.firstSeg, p.nextSeg, p.halt = ck.FirstSeg, ck.NextSeg, ck.Halt
 	if p.halt == nil {
@@ -447,5 +448,5 @@ func (s *slot) startFetch(p *pipeline) {
 		return
 	}
 	p.parked = false
-	s.e.fetch.start(p.id, p.topic, p.gen, p.next, p.last, func(f fetched) { s.box.add(event{fetched: &f}) }, s.poke)
+	s.e.fetch.start(p.id, p.topic, p.gen, p.next, p.last, p.known, func(f fetched) { s.box.add(event{fetched: &f}) }, s.poke)
 }

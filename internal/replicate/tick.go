@@ -247,7 +247,7 @@ func (s *slot) checkRange(p *pipeline, f fetched) {
 				p.waiting = fmt.Sprintf("read the offsets of source topic %s: %v", topic, err)
 			case f.offset < start && seeded.Bug("out-of-range-skipped"):
 				p.next = start
-				s.e.fetch.start(id, topic, gen, start, -1, func(f fetched) { s.box.add(event{fetched: &f}) }, s.poke)
+				s.e.fetch.start(id, topic, gen, start, -1, p.known, func(f fetched) { s.box.add(event{fetched: &f}) }, s.poke)
 			case f.offset < start:
 				p.logStart, p.highWater = start, end
 				p.stop(dr.HaltRetention, fmt.Sprintf("source offsets %d to %d (%d records at most) were deleted (retention or DeleteRecords) before they were copied", f.offset, start-1, start-f.offset))
@@ -257,7 +257,7 @@ func (s *slot) checkRange(p *pipeline, f fetched) {
 			case p.last >= 0: // the offset exists, and the leader does not know the epoch of the record before it
 				p.stop(dr.HaltSourceTruncated, fmt.Sprintf("source offset %d was read in leader epoch %d, which its leader does not know: the log was truncated or restored since", f.offset-1, p.last))
 			default:
-				s.e.fetch.start(id, topic, gen, f.offset, -1, func(f fetched) { s.box.add(event{fetched: &f}) }, s.poke)
+				s.e.fetch.start(id, topic, gen, f.offset, -1, p.known, func(f fetched) { s.box.add(event{fetched: &f}) }, s.poke)
 			}
 			s.touched[p] = struct{}{}
 		}})
