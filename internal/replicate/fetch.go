@@ -203,7 +203,7 @@ func (f *fetcher) loop(ctx context.Context, at fetchLoop, wake <-chan struct{}) 
 	defer c.close()
 	var failures int
 	for rotate := 0; ctx.Err() == nil; rotate++ {
-		req, asked, again := f.request(at, rotate)
+		req, asked, again := f.request(ctx, at, rotate)
 		if len(asked) == 0 {
 			timer := time.NewTimer(again)
 			select {
@@ -241,7 +241,7 @@ func (f *fetcher) loop(ctx context.Context, at fetchLoop, wake <-chan struct{}) 
 
 // request builds the next fetch of one loop, and says how long to wait when
 // nothing can be asked for now.
-func (f *fetcher) request(at fetchLoop, rotate int) (*kmsg.FetchRequest, map[tp]*fetchPart, time.Duration) {
+func (f *fetcher) request(ctx context.Context, at fetchLoop, rotate int) (*kmsg.FetchRequest, map[tp]*fetchPart, time.Duration) {
 	m, now := f.topo.meta(), time.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -255,7 +255,12 @@ func (f *fetcher) request(at fetchLoop, rotate int) (*kmsg.FetchRequest, map[tp]
 			continue
 		}
 		wait = 100 * time.Millisecond
+		told := !p.oldSince.IsZero()
 		if p.outdated(pm, now) {
+			if !told {
+				f.log.LogAttrs(ctx, slog.LevelWarn, "the leader that the source names is older than what was read: it is not asked", slog.String("topic", p.topic),
+					slog.Int("partition", int(p.id.partition)), slog.Int("broker", int(pm.leader)), slog.Int("leader_epoch", int(pm.leaderEpoch)), slog.Int("read_epoch", int(max(p.epoch, p.known))))
+			}
 			f.topo.refresh()
 			continue
 		}
