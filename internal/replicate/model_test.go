@@ -57,6 +57,7 @@ func newModel(rt *rapid.T, forward bool) *model {
 	m.broker.producers = map[int64]*modelProducer{}
 	m.source = drawSource(rt, rapid.IntRange(1, 40).Draw(rt, "entries"), forward)
 	m.s = &slot{e: &Engine{o: Options{Name: "m"}, limits: newLimits(nil), targetState: kstate.NewTable(kstate.TableOptions{})}, log: slog.New(slog.DiscardHandler), pipes: map[tp]*pipeline{}}
+	m.s.e.stats.init()
 	if forward {
 		m.forward = &producer{txn: "m-fwd", id: 101}
 	}

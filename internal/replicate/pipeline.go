@@ -170,15 +170,16 @@ type pipeline struct {
 	dirty       bool // a checkpoint is due
 	quiescent   bool // the durable checkpoint says so
 	wantQuiet   bool
-	blocked     int64    // producer id whose provenance must be looked up, -1: none
-	blockedAt   int64    // source offset of the batch that is blocked
-	suspect     int64    // last offset of that batch if its writer's state does not explain it, -1: not that far
-	lookedAt    int64    // source offset of the batch that the log was asked for, see slot.look
-	lookedGone  bool     // the log does not hold it any more
-	proofAt     int64    // source offset of the batch for which its writer's state was read to its end
-	recheck     *fetched // a fetch behind what is queued found its offset missing
-	newLane     bool     // a producer writes here for the first time: the checkpoint must name it before it does
-	stopped     bool     // the halt was acted upon
+	blocked     int64       // producer id whose provenance must be looked up, -1: none
+	blockedAt   int64       // source offset of the batch that is blocked
+	suspect     int64       // last offset of that batch if its writer's state does not explain it, -1: not that far
+	lookedAt    int64       // source offset of the batch that the log was asked for, see slot.look
+	lookedGone  bool        // the log does not hold it any more
+	proofAt     int64       // source offset of the batch for which its writer's state was read to its end
+	recheck     *fetched    // a fetch behind what is queued found its offset missing
+	newLane     bool        // a producer writes here for the first time: the checkpoint must name it before it does
+	stopped     bool        // the halt was acted upon
+	told        *haltRecord // the halt that the state holds: what users are told of
 	asking      bool
 	oldFrom     time.Time   // before it no old record is sent, see sendable
 	forgotten   bool        // somebody else may have owned the slot since

@@ -202,6 +202,7 @@ func (s *script) new(args map[string]string) {
 	s.forward = &producer{txn: "f", id: 101, epoch: 3}
 	forwarded := s.number(args, "forward", -2)
 	s.s = &slot{e: &Engine{o: Options{Name: "r"}}, log: slog.New(slog.DiscardHandler), primary: primary, touched: map[*pipeline]struct{}{}}
+	s.s.e.stats.init()
 	s.p = newPipeline(pipelineOptions{
 		id: tp{[16]byte{1}, 0}, topic: "t", target: "t", targetID: [16]byte{2}, maxBytes: int(s.number(args, "max", 1048588)),
 		codec: kbatch.CodecSource, expiry: 24 * time.Hour, assembler: &kbatch.Assembler{}, now: func() time.Time { return s.now },

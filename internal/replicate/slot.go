@@ -359,9 +359,7 @@ func (s *slot) work(io context.Context) {
 		if p.halt != nil && !p.stopped {
 			p.stopped, p.queue = true, nil
 			s.e.fetch.stop(p.id)
-			s.e.stats.failed(string(p.halt.Code))
-			s.log.LogAttrs(io, slog.LevelWarn, "partition halted", slog.String("topic", p.topic), slog.Int("partition", int(p.id.partition)),
-				slog.String("code", string(p.halt.Code)), slog.String("reason", p.halt.Reason))
+			s.state.want(p)
 		}
 		if p.lowered {
 			s.e.limits.learn(p.target, p.maxBytes)

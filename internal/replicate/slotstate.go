@@ -3,6 +3,7 @@ package replicate
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/anabranch/anabranch/internal/kbatch"
@@ -37,7 +38,8 @@ type covered struct {
 	p       *pipeline
 	intents uint64
 	ck      *checkpoint
-	segs    int // full segments
+	halt    *haltRecord // in the checkpoint
+	segs    int         // full segments
 }
 
 // stateDue reports whether writeState would write.
@@ -89,6 +91,7 @@ func (s *slot) gather(p *pipeline) ([]stateRecord, covered) {
 	if p.keep != nil {
 		if p.dirty {
 			p.dirty = false
+			c.halt = p.halt
 			ck := *p.keep
 			ck.Halt, ck.HighWater, ck.LogStart, ck.Resolved = p.halt, p.highWater, p.logStart, p.resolved
 			out = append(out, stateRecord{keyCheckpoint(s.e.o.Name, p.id), encode(ck)})
@@ -108,12 +111,12 @@ func (s *slot) gather(p *pipeline) ([]stateRecord, covered) {
 		n := p.nextSeg - int64(len(p.fullSegs)) + int64(i)
 		out = append(out, stateRecord{keySegment(s.e.o.Name, p.id, n), encodeSegment(n, seg)})
 	}
-	if p.dirty && !p.now().Before(p.nextCheck) || activate || p.wantQuiet || len(p.fullSegs) > 0 || len(p.written) > intentRing/2 {
+	if p.dirty && (!p.now().Before(p.nextCheck) || p.halt != p.told) || activate || p.wantQuiet || len(p.fullSegs) > 0 || len(p.written) > intentRing/2 {
 		ck := p.snapshot()
 		ck.Quiescent = p.wantQuiet && (len(p.ready) == 0 && len(p.flying) == 0 || seeded.Bug("quiescent-while-flying")) && p.settled()
 		p.quiescent, p.wantQuiet, p.dirty = ck.Quiescent, false, false
 		p.nextCheck = p.now().Add(checkpointEvery)
-		c.ck = &ck
+		c.ck, c.halt = &ck, p.halt
 		out = append(out, stateRecord{keyCheckpoint(s.e.o.Name, p.id), encode(ck)})
 	}
 	c.segs = len(p.fullSegs)
@@ -133,7 +136,21 @@ func (s *slot) saved(c covered) {
 		}
 		c.p.written = keep
 	}
+	if c.halt != nil && c.halt != c.p.told {
+		s.tell(c.p, c.halt)
+	}
 	s.touched[c.p] = struct{}{}
+}
+
+// tell says that a partition is halted, now that the state holds it. Only the
+// owner of a slot can write there: one that was overtaken and does not know yet
+// finds the source trimmed behind the other's position, and must not alarm
+// anybody about it.
+func (s *slot) tell(p *pipeline, halt *haltRecord) {
+	p.told = halt
+	s.e.stats.failed(string(halt.Code))
+	s.log.Warn("partition halted", slog.String("topic", p.topic), slog.Int("partition", int(p.id.partition)), slog.String("code", string(halt.Code)),
+		slog.String("reason", halt.Reason))
 }
 
 // coveredBy reports whether a checkpoint makes an intent record unnecessary.

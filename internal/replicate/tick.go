@@ -286,7 +286,7 @@ func (p *pipeline) status(worker string) dr.PartitionStatus {
 		ReplicatedOffset: p.frontier(), TargetEndOffset: p.targetEnd, Worker: worker,
 	}
 	switch {
-	case p.halt != nil:
+	case p.halt != nil && p.halt == p.told:
 		st.State, st.Code, st.Reason = dr.PartitionHalted, p.halt.Code, p.halt.Reason
 	case p.waiting != "":
 		st.State, st.Reason = dr.PartitionWaiting, p.waiting

@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kmodel"
+	"github.com/anabranch/anabranch/internal/ktest"
 )
 
 // models makes the clusters of a scenario of the broker model, in the bubble of
@@ -51,6 +54,55 @@ func TestModel_Scenarios(t *testing.T) {
 			inBubble(t, s, models, fmt.Sprintf("go test -count=1 -run '%s$' ./tests/sim", t.Name()))
 		})
 	}
+}
+
+// A worker that was overtaken, and reaches the source again before anybody tells
+// it, finds the source trimmed behind the position of the other: nobody hears of
+// a halt that the state never held.
+func TestModel_AZombieTellsNobodyWhatItMisreads(t *testing.T) {
+	s := Scenario{
+		Name: "misread", Clusters: clusters("a", "b"), Topics: topics("a"), Replicators: []Replicator{{"a", "b", 1, false}}, Load: Load{Rate: 50, For: 4 * second},
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := newRun(s, models(t, s), fakeLimits(), logger(new(notes)))
+		defer func() {
+			r.end()
+			for _, f := range r.mu.failed {
+				t.Error(f)
+			}
+		}()
+		if !r.begin() {
+			return
+		}
+		for _, topic := range s.Topics {
+			r.load(topic, s.Load.For, 0)
+		}
+		time.Sleep(s.Load.For / 2)
+		zombie := r.take(0, 0)
+		zombie.each("", (*ktest.Path).Silence)
+		r.start(0, 0)
+		time.Sleep(time.Second)
+		for _, topic := range s.Topics {
+			trim := newFault(Retain)
+			trim.Side, trim.Topic, trim.Offset = "a", topic.Name, copied
+			r.do(trim)
+		}
+		zombie.each("a", (*ktest.Path).Mend)
+		synctest.Wait()
+		time.Sleep(500 * time.Millisecond) // it still holds its lease
+		for _, topic := range zombie.Status().Topics {
+			for _, p := range topic.Partitions {
+				if p.State == dr.PartitionHalted {
+					t.Errorf("the zombie shows %s-%d as halted: %s", topic.Name, p.Partition, p.Reason)
+				}
+			}
+		}
+		zombie.each("", (*ktest.Path).Mend)
+		r.loads.Wait()
+		if r.await("everything arrives", r.limits.settle, r.missing) {
+			r.verify()
+		}
+	})
 }
 
 // The long scenarios of TestFake_Seeds, and smaller ones that only the model can
