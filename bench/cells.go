@@ -17,8 +17,8 @@ type cell struct {
 	Records int // in a batch
 
 	// Backlog and MirrorBacklog are the bytes before compression that the
-	// replicators find on the source: enough for some seconds at the speed of
-	// each.
+	// replicators find on the source: enough for seconds at the speed of each,
+	// so that the end, where not all partitions have work, weighs little.
 	Backlog, MirrorBacklog int64
 }
 
@@ -27,15 +27,17 @@ func matrix() []cell {
 	var cells []cell
 	for _, codec := range []kbatch.Codec{kbatch.CodecNone, kbatch.CodecLz4, kbatch.CodecZstd} {
 		for _, records := range []int{1, 16, 64, 1024} {
-			c := cell{Codec: codec, Records: records, Backlog: 1600 << 20, MirrorBacklog: 180 << 20}
+			c := cell{Codec: codec, Records: records, Backlog: 1600 << 20, MirrorBacklog: 360 << 20}
 			if codec == kbatch.CodecNone {
-				c.Backlog, c.MirrorBacklog = 1000<<20, 300<<20
+				c.Backlog = 1000 << 20
 			}
 			switch records {
 			case 1:
-				c.Backlog = 300 << 20
-			case 1024:
+				c.Backlog = 600 << 20
+			case 64:
 				c.Backlog += c.Backlog / 2
+			case 1024:
+				c.Backlog *= 3
 			}
 			cells = append(cells, c)
 		}
