@@ -34,10 +34,8 @@ func matrix() []cell {
 			switch records {
 			case 1:
 				c.Backlog = 600 << 20
-			case 64:
-				c.Backlog += c.Backlog / 2
 			case 1024:
-				c.Backlog *= 3
+				c.Backlog += c.Backlog / 2
 			}
 			cells = append(cells, c)
 		}
