@@ -96,29 +96,28 @@ func (s scanned) wide() bool {
 // is left to the pipeline, which reports it.
 func scan(b []byte, next int64, epoch int32) scanned {
 	s := scanned{next: next, epoch: epoch}
+	var last []byte
+	var magic int8
 	rest := b
-	for len(rest) > 0 {
-		entry, r, magic, err := kbatch.Next(rest)
-		if errors.Is(err, kbatch.ErrPartial) {
-			s.bytes = len(b) - len(rest)
-			return s
-		}
-		last := int64(-1)
-		if err == nil && magic == 2 {
-			var h kbatch.Header
-			h, err = kbatch.ParseHeader(entry)
-			last = h.LastOffset()
-			if err == nil {
-				s.epoch, s.packed = h.LeaderEpoch, h.Codec() != kbatch.CodecNone
-			}
-		} else if err == nil {
-			_, last, err = kbatch.OffsetRange(entry)
-		}
+	for {
+		entry, r, m, err := kbatch.Next(rest)
 		if err != nil {
+			if s.bytes = len(b); errors.Is(err, kbatch.ErrPartial) {
+				s.bytes -= len(rest)
+			}
 			break
 		}
-		s.next, rest, s.batch = max(s.next, last+1), r, len(entry)
+		last, magic, rest = entry, m, r
 	}
-	s.bytes = len(b)
+	if s.batch = len(last); s.batch == 0 {
+		return s
+	}
+	if magic < 2 {
+		if _, offset, err := kbatch.OffsetRange(last); err == nil {
+			s.next = max(s.next, offset+1)
+		}
+	} else if h, err := kbatch.ParseHeader(last); err == nil {
+		s.next, s.epoch, s.packed = max(s.next, h.LastOffset()+1), h.LeaderEpoch, h.Codec() != kbatch.CodecNone
+	}
 	return s
 }

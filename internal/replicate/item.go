@@ -36,8 +36,8 @@ type epochMark struct {
 // a bad record is kept; then it reports false and the source offset that was
 // reached.
 func (p *pipeline) assemble(inputs []kbatch.Input, marks []epochMark, prod *producer, from, held int64) (reached int64, ok bool) {
-	p.assembler.Codec, p.assembler.MaxBytes, p.assembler.TargetBytes = p.codec, p.maxBytes, min(mergeTarget, p.maxBytes)
-	outs, err := p.assembler.Assemble(inputs)
+	p.bench.Codec, p.bench.MaxBytes, p.bench.TargetBytes = p.codec, p.maxBytes, min(mergeTarget, p.maxBytes)
+	outs, err := p.bench.Assemble(inputs)
 	before := p.last
 	for i, o := range outs {
 		it := &item{bytes: o.Batch, count: o.Count, pieces: o.Pieces, from: from, before: before, producer: prod, newest: o.MaxTimestamp, owned: true}
@@ -59,6 +59,20 @@ func (p *pipeline) assemble(inputs []kbatch.Input, marks []epochMark, prod *prod
 	}
 	p.stop(dr.HaltCorrupt, fmt.Sprintf("source offsets from %d on: %v", from, err))
 	return from, false
+}
+
+// workbench is what the pipelines of a slot put batches together with, one after
+// the other.
+type workbench struct {
+	kbatch.Assembler
+	inputs []kbatch.Input
+	marks  []epochMark
+}
+
+// clear keeps the space for the next, but not what lay there.
+func (w *workbench) clear(inputs []kbatch.Input, marks []epochMark) {
+	clear(inputs)
+	w.inputs, w.marks = inputs[:0], marks[:0]
 }
 
 // push gives an item its sequence and finds the intents it needs.

@@ -16,7 +16,7 @@ func TestPipeline_EachItemRemembersTheEpochBeforeIt(t *testing.T) {
 	t.Parallel()
 	prod := &producer{txn: "t", id: 1}
 	p := newPipeline(pipelineOptions{
-		id: tp{[16]byte{1}, 0}, maxBytes: 1000, codec: kbatch.CodecSource, expiry: time.Hour, assembler: &kbatch.Assembler{}, now: time.Now,
+		id: tp{[16]byte{1}, 0}, maxBytes: 1000, codec: kbatch.CodecSource, expiry: time.Hour, bench: &workbench{}, now: time.Now,
 		provenance: func(tp, kbatch.Header, evidence) (verdict, *producer, error) { return verdictCopy, prod, nil },
 	})
 	p.beginEpoch(prod)

@@ -122,7 +122,7 @@ type pipelineOptions struct {
 	codec      kbatch.Codec
 	expiry     time.Duration // producer.id.expiration.ms of the target
 	provenance provenance
-	assembler  *kbatch.Assembler
+	bench      *workbench
 	now        func() time.Time
 }
 
@@ -280,9 +280,8 @@ const (
 // step makes the next item, or skips. It reports false when there is nothing
 // to do.
 func (p *pipeline) step() (skipped int64, more bool) {
-	var input [1]kbatch.Input // what passes unopened is one
-	var mark [1]epochMark
-	inputs, marks := input[:0], mark[:0]
+	inputs, marks := p.bench.inputs[:0], p.bench.marks[:0]
+	defer func() { p.bench.clear(inputs, marks) }()
 	var prod *producer
 	var size int
 	var held, upTo int64

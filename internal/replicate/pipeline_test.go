@@ -205,7 +205,7 @@ func (s *script) new(args map[string]string) {
 	s.s.e.stats.init()
 	s.p = newPipeline(pipelineOptions{
 		id: tp{[16]byte{1}, 0}, topic: "t", target: "t", targetID: [16]byte{2}, maxBytes: int(s.number(args, "max", 1048588)),
-		codec: kbatch.CodecSource, expiry: 24 * time.Hour, assembler: &kbatch.Assembler{}, now: func() time.Time { return s.now },
+		codec: kbatch.CodecSource, expiry: 24 * time.Hour, bench: &workbench{}, now: func() time.Time { return s.now },
 		provenance: func(_ tp, h kbatch.Header, have evidence) (verdict, *producer, error) {
 			if h.ProducerID == forwarded {
 				return verdictCopy, s.forward, nil

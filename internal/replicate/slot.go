@@ -139,7 +139,7 @@ type slot struct {
 
 	seenSource, seenTarget *clusterMeta // of the last look for new partitions
 	scanAgain              time.Time
-	assembler              kbatch.Assembler
+	bench                  workbench
 
 	acquired  time.Time // when the producers' epochs were taken
 	retries   map[tp]retry
@@ -262,7 +262,7 @@ func (s *slot) serve(ctx, io context.Context) error {
 			s.onTick(io)
 		}
 		s.handle()
-		s.work(io)
+		s.work()
 		s.writeState(io)
 		if s.retake != nil {
 			err := s.retake
@@ -285,7 +285,7 @@ func (s *slot) poke() {
 	leave := !s.open || s.heavy || calls > 0
 	if !leave {
 		s.handle()
-		s.work(context.Background())
+		s.work()
 		leave = s.retake != nil || s.stateDue()
 	}
 	s.turn.Unlock()
@@ -343,7 +343,7 @@ func (s *slot) answered(p *pipeline, e event) {
 }
 
 // work lets every touched pipeline go on.
-func (s *slot) work(io context.Context) {
+func (s *slot) work() {
 	for p := range s.touched {
 		if s.pipes[p.id] != p && !seeded.Bug("ended-epoch-sends") { // of an epoch that ended: it must never send again
 			delete(s.touched, p)

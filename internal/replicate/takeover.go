@@ -433,7 +433,7 @@ func (s *slot) build(id tp, topic, target string, targetID [16]byte, maxBytes in
 	s.e.nextGen.Add(1)
 	p := newPipeline(pipelineOptions{
 		id: id, topic: topic, target: target, targetID: targetID, maxBytes: maxBytes, codec: s.e.o.Compression,
-		expiry: s.e.limits.producerExpiry(), provenance: s.provenance, assembler: &s.assembler, now: time.Now,
+		expiry: s.e.limits.producerExpiry(), provenance: s.provenance, bench: &s.bench, now: time.Now,
 	})
 	p.gen = s.e.nextGen.Load()
 	return p

@@ -92,7 +92,7 @@ func TestSlot_APipelineOfAnEndedEpochNeverSends(t *testing.T) {
 	p := newPipeline(pipelineOptions{now: time.Now})
 	p.ready = []*item{{}}
 	s := &slot{pipes: map[tp]*pipeline{p.id: newPipeline(pipelineOptions{now: time.Now})}, touched: map[*pipeline]struct{}{p: {}}}
-	s.work(t.Context()) // a slot without an engine: sending would panic
+	s.work() // a slot without an engine: sending would panic
 	if len(p.ready) != 1 || len(p.flying) != 0 || len(s.touched) != 0 {
 		t.Errorf("ready %d, flying %d, touched %d", len(p.ready), len(p.flying), len(s.touched))
 	}
