@@ -60,9 +60,10 @@ func (p *fetchPart) outdated(pm partMeta, now time.Time) bool {
 }
 
 // atLeader calls fn with what the metadata say of a partition, with newer ones
-// each time, while it returns an error that may pass and ctx does not end.
+// each time, while it returns an error that may pass and ctx does not end. Many
+// partitions may ask the same broker: the pauses grow to half a second.
 func atLeader(ctx context.Context, topo *topology, t fenceTarget, fn func(partMeta) error) error {
-	for {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		pm, ok := topo.meta().partition(t.topicID, t.id.partition)
 		if !ok {
 			return fmt.Errorf("topic %s partition %d is gone", t.topic, t.id.partition)
@@ -75,7 +76,7 @@ func atLeader(ctx context.Context, topo *topology, t fenceTarget, fn func(partMe
 			return err
 		}
 		topo.refresh()
-		if serr := sleep(ctx, 50*time.Millisecond); serr != nil {
+		if serr := sleep(ctx, pause); serr != nil {
 			return fmt.Errorf("%w (%w)", err, serr)
 		}
 	}

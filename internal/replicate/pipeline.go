@@ -154,7 +154,8 @@ type pipeline struct {
 
 	targetEnd   int64
 	targetEpoch int32
-	epochAsked  int32 // target leader epoch that is being looked into
+	epochAsked  int32     // target leader epoch that is being looked into
+	epochAgain  time.Time // not before it
 	highWater   int64
 	logStart    int64
 	halt        *haltRecord

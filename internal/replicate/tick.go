@@ -129,13 +129,16 @@ func (s *slot) supersede(p *pipeline, code dr.HaltCode, reason string) {
 	s.touched[p] = struct{}{}
 }
 
+// askTargetAgain is the pause after a target leader did not say what it holds.
+const askTargetAgain = time.Second
+
 // watchTarget asks, whenever the target partition has a new leader, whether its
 // log still holds the last record that was acknowledged: an unclean election
 // may have cut it, and others may have written in its place since. A log is
 // never cut without a new leader epoch.
 func (s *slot) watchTarget(p *pipeline, tgt *clusterMeta) {
 	pm, ok := tgt.partition(p.targetID, p.id.partition)
-	if !ok || pm.leader < 0 || pm.leaderEpoch < 0 || pm.leaderEpoch == p.targetEpoch || p.epochAsked == pm.leaderEpoch {
+	if !ok || pm.leader < 0 || pm.leaderEpoch < 0 || pm.leaderEpoch == p.targetEpoch || p.epochAsked == pm.leaderEpoch || time.Now().Before(p.epochAgain) {
 		return
 	}
 	if p.extents.Len() == 0 || seeded.Bug("target-leader-trusted") {
@@ -158,7 +161,7 @@ func (s *slot) watchTarget(p *pipeline, tgt *clusterMeta) {
 			case s.pipes[p.id] != p || p.gen != gen:
 				return
 			case err != nil:
-				p.epochAsked = -1 // ask again
+				p.epochAsked, p.epochAgain = -1, time.Now().Add(askTargetAgain)
 				s.e.note(fmt.Sprintf("look whether target topic %s partition %d still holds offset %d", p.target, p.id.partition, end-1), err)
 				return
 			}
