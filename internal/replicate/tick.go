@@ -118,8 +118,12 @@ func (s *slot) topicsGone(p *pipeline, src, tgt *clusterMeta) (dr.HaltCode, stri
 // decision that was made meanwhile still finds it.
 func (s *slot) supersede(p *pipeline, code dr.HaltCode, reason string) {
 	switch p.halt.Code {
-	case dr.HaltSourceRecreated, dr.HaltTargetRecreated, dr.HaltTargetDeleted, dr.HaltNames:
+	case dr.HaltSourceRecreated, dr.HaltTargetRecreated, dr.HaltNames:
 		return
+	case dr.HaltTargetDeleted: // unless somebody made it again since, and not because of a decision
+		if code != dr.HaltTargetRecreated || s.decided(p) {
+			return
+		}
 	default:
 	}
 	before, _, _ := strings.Cut(p.halt.Reason, decisionFailed)
@@ -209,9 +213,16 @@ func (s *slot) retryHalt(p *pipeline, src, tgt *clusterMeta) {
 		s.askPermission(p)
 		return
 	}
-	if r := s.e.resolution(p.id); r != nil && r.ID != p.resolved && r.AtMs >= p.halt.AtMs && !p.unfenced && s.retake == nil {
-		s.retake = fmt.Errorf("%w: %s partition %d: an operator decided: %s", errRetake, p.topic, p.id.partition, r.Action)
+	if s.decided(p) && !p.unfenced && s.retake == nil {
+		s.retake = fmt.Errorf("%w: %s partition %d: an operator decided: %s", errRetake, p.topic, p.id.partition, s.e.resolution(p.id).Action)
 	}
+}
+
+// decided reports whether an operator decided about a halt, and that was not
+// carried out yet.
+func (s *slot) decided(p *pipeline) bool {
+	r := s.e.resolution(p.id)
+	return r != nil && r.ID != p.resolved && r.AtMs >= p.halt.AtMs
 }
 
 // fetchTrouble handles what a fetch says besides records.
