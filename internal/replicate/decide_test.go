@@ -111,7 +111,8 @@ func TestSlot_AGoneTopicSupersedesTheHalt(t *testing.T) {
 		{"source deleted: nothing to decide", dr.HaltCorrupt, [16]byte{}, oldTarget, true, dr.HaltCorrupt},
 		{"not certain", dr.HaltTargetTruncated, oldSource, other, false, dr.HaltTargetTruncated},
 		{"both as they were", dr.HaltTargetTruncated, oldSource, oldTarget, true, dr.HaltTargetTruncated},
-		{"said already", dr.HaltTargetDeleted, oldSource, other, true, dr.HaltTargetDeleted},
+		{"deleted, and made again since", dr.HaltTargetDeleted, oldSource, other, true, dr.HaltTargetRecreated},
+		{"said already", dr.HaltTargetRecreated, oldSource, other, true, dr.HaltTargetRecreated},
 		{"no permission, and gone", dr.HaltUnauthorized, oldSource, [16]byte{}, true, dr.HaltTargetDeleted},
 	} {
 		s := &slot{e: &Engine{o: Options{Name: "r"}, sourceMissing: newAbsence(nil), targetMissing: newAbsence(nil), targetState: kstate.NewTable(kstate.TableOptions{})}, touched: map[*pipeline]struct{}{}}
