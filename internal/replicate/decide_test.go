@@ -121,9 +121,13 @@ func TestSlot_AGoneTopicSupersedesTheHalt(t *testing.T) {
 		}
 		p := newPipeline(pipelineOptions{id: tp{oldSource, 0}, topic: "t", target: "t", targetID: oldTarget, now: time.Now})
 		p.halt, p.unfenced, p.stopped = &haltRecord{Code: tt.before, Reason: "why" + decisionFailed + "x)", AtMs: 7}, true, true
+		p.told = p.halt
 		s.watch(p, listed(tt.source), listed(tt.target))
 		if p.halt.Code != tt.want || p.halt.AtMs != 7 {
 			t.Errorf("%s: halted with %+v, want %s", tt.name, p.halt, tt.want)
+		}
+		if st := p.status("w"); st.State != dr.PartitionHalted || st.Code != tt.before {
+			t.Errorf("%s: shown as %s %s before the state holds another halt, want %s", tt.name, st.State, st.Code, tt.before)
 		}
 		changed := tt.before != tt.want
 		if p.dirty != changed || p.unfenced == changed || p.stopped == changed {

@@ -300,8 +300,8 @@ func (p *pipeline) status(worker string) dr.PartitionStatus {
 		ReplicatedOffset: p.frontier(), TargetEndOffset: p.targetEnd, Worker: worker,
 	}
 	switch {
-	case p.halt != nil && p.halt == p.told:
-		st.State, st.Code, st.Reason = dr.PartitionHalted, p.halt.Code, p.halt.Reason
+	case p.halt != nil && p.told != nil: // the one before, while another one that took its place is written
+		st.State, st.Code, st.Reason = dr.PartitionHalted, p.told.Code, p.told.Reason
 	case p.waiting != "":
 		st.State, st.Reason = dr.PartitionWaiting, p.waiting
 	case p.highWater < 0: // not fetched yet: a lag of zero would be a guess
