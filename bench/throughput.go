@@ -18,21 +18,26 @@ const (
 	// mirrorWarmUp is what MirrorMaker 2 copies before it is measured, in bytes
 	// before compression.
 	mirrorWarmUp = 64 << 20
-	warmUpRounds = 3 // of one cell before all
-	cellWarmUp   = 2 // rounds of each cell that are not counted
+	warmUpRounds = 2 // of each cell that are not counted
 )
 
 // warmUp measures a cell and forgets the figures, so that the code of both
 // brokers is compiled: that of fetching, of producing and of what replicators
 // ask for besides.
 func (b *bench) warmUp(ctx context.Context) error {
+	once := b.silent()
+	once.rounds = 1
+	_, err := once.measureCell(ctx, matrix()[6]) // lz4, 64 KiB
+	return err
+}
+
+// silent is the same bench without progress and without MirrorMaker 2, which has
+// its own warm-up.
+func (b *bench) silent() *bench {
 	once := *b
-	once.rounds = warmUpRounds
 	once.contestants = slices.DeleteFunc(slices.Clone(b.contestants), func(c string) bool { return c == mirrorMaker2 })
 	once.progress = &progress{w: io.Discard, start: time.Now()}
-	c := matrix()[6] // lz4, 64 KiB
-	_, err := once.measureCell(ctx, c)
-	return err
+	return &once
 }
 
 // cellRun is one cell while it is measured.
@@ -73,15 +78,11 @@ func (b *bench) measureCell(ctx context.Context, c cell) ([]round, error) {
 }
 
 // warmUp plays rounds that do not count: brokers take different paths for batches
-// of different shapes, and compile each when it is used often. MirrorMaker 2 has
-// its own warm-up.
+// of different shapes, and compile each when it is used often.
 func (r *cellRun) warmUp(ctx context.Context) error {
-	once := *r.bench
-	once.contestants = slices.DeleteFunc(slices.Clone(r.contestants), func(c string) bool { return c == mirrorMaker2 })
-	once.progress = &progress{w: io.Discard, start: time.Now()}
 	cold := *r
-	cold.bench = &once
-	for n := range cellWarmUp {
+	cold.bench = r.silent()
+	for n := range warmUpRounds {
 		if _, err := cold.round(ctx, -n); err != nil {
 			return fmt.Errorf("warm up: %w", err)
 		}
