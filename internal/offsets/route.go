@@ -1,0 +1,56 @@
+package offsets
+
+// Route is what one replicator keeps about one partition that it writes to: how
+// offsets of its source stand to those of its target. It is a snapshot: Map,
+// Position and TargetEnd belong together. It is shared and must not be changed.
+type Route struct {
+	Replicator      string
+	SourceClusterID string
+	SourceTopic     string
+	SourceTopicID   [16]byte
+	TargetTopicID   [16]byte
+	Partition       int32
+
+	Position  int64 // next source offset: all records below are on the target or were rightly skipped
+	TargetEnd int64 // records at or behind Position get target offsets from here on
+	Map       *Map
+}
+
+// Fit says how good a translation is.
+type Fit int
+
+// The fits of a translation.
+const (
+	FitExact   Fit = iota // no record between the two positions is read twice or skipped
+	FitAhead              // the position lies behind what was replicated: its place is the end of the copy
+	FitEarlier            // the place is too early: the map is no longer exact there, and nothing may be skipped
+	FitUnknown            // the map knows nothing of that place; the offset is -1
+)
+
+// ToTarget translates a source position (the next offset to read).
+func (r Route) ToTarget(source int64) (target int64, fit Fit) {
+	if f := r.Map.Floor(); source < f.SourceEnd {
+		return f.TargetStart, FitEarlier
+	}
+	if target, ok := r.Map.ToTarget(source); ok {
+		return target, FitExact
+	}
+	if source > r.Position {
+		return r.TargetEnd, FitAhead
+	}
+	return r.TargetEnd, FitExact
+}
+
+// ToSource translates a target position.
+func (r Route) ToSource(target int64) (source int64, fit Fit) {
+	if f := r.Map.Floor(); target < f.TargetEnd {
+		return 0, FitEarlier
+	}
+	if source, ok := r.Map.ToSource(target); ok {
+		return source, FitExact
+	}
+	if target > r.TargetEnd {
+		return r.Position, FitAhead
+	}
+	return r.Position, FitExact
+}
