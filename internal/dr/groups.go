@@ -51,7 +51,7 @@ type GroupStatus struct {
 	SourceLag   int64            `json:"source_lag"`
 	TargetLag   int64            `json:"target_lag"`
 	ReadAgain   int64            `json:"read_again,omitempty"`
-	SyncedAt    time.Time        `json:"synced_at,omitzero"`    // the last time that a position was written
+	SyncedAt    time.Time        `json:"synced_at,omitzero"`  // the last time that a position was written
 	Partitions  []GroupPartition `json:"partitions,omitzero"` // nil: left out of a summary
 }
 
