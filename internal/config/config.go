@@ -83,6 +83,7 @@ type Replicator struct {
 	DeletedTopics     dr.DeletePolicy  `json:"deleted_topics" jsonschema:"default=ignore,enum=ignore,enum=follow" jsonschema_description:"What happens on the target when a topic is deleted at the source."`
 	Forward           string           `json:"forward" jsonschema:"default=native,enum=native,enum=all" jsonschema_description:"native copies what clients wrote on the source; all also what replicators wrote there (for chains)."`
 	Delivery          dr.Delivery      `json:"delivery,omitempty" jsonschema:"default=exactly_once,enum=exactly_once,enum=at_least_once" jsonschema_description:"The least that will do where the target's brokers are found to break rules of Apache Kafka: exactly_once copies nothing then, at_least_once copies, and records may arrive twice."`
+	Groups            Groups           `json:"groups,omitzero" jsonschema_description:"The positions of consumer groups."`
 	MemoryBudget      Size             `json:"memory_budget" jsonschema:"default=64MiB" jsonschema_description:"Bytes of record batches held in memory."`
 	SettingsInterval  Duration         `json:"settings_interval" jsonschema:"default=10s" jsonschema_description:"How often topic settings and partition counts are compared."`
 	DiscoveryInterval Duration         `json:"discovery_interval" jsonschema:"default=500ms" jsonschema_description:"How often the source is asked for new topics."`
@@ -93,6 +94,16 @@ type Replicator struct {
 type Topics struct {
 	Include []string `json:"include,omitempty" jsonschema_description:"Patterns; a topic must match one. Default: all but internal ones."`
 	Exclude []string `json:"exclude,omitempty" jsonschema_description:"Patterns; a topic that matches one is not copied."`
+}
+
+// Groups says which consumer groups' positions are carried to the target, and
+// how often.
+type Groups struct {
+	Enabled      bool             `json:"enabled" jsonschema:"default=true" jsonschema_description:"Carry the positions of consumer groups to the target."`
+	Include      []string         `json:"include,omitempty" jsonschema_description:"RE2 patterns that match whole names; a group must match one. Default: all but internal ones."`
+	Exclude      []string         `json:"exclude,omitempty" jsonschema_description:"Patterns; a group that matches one is left out."`
+	SyncInterval Duration         `json:"sync_interval" jsonschema:"default=5s" jsonschema_description:"How often the committed offsets of the source are read; at least 500ms."`
+	Deleted      dr.DeletedGroups `json:"deleted" jsonschema:"default=ignore,enum=ignore,enum=follow" jsonschema_description:"What happens on the target when a group's offsets are gone at the source: ignore keeps them there, follow deletes what this replicator wrote."`
 }
 
 // API configures the HTTP API of the worker.
@@ -142,6 +153,12 @@ func (r Replicator) Filter() (dr.TopicFilter, error) {
 	return dr.NewTopicFilter(r.Topics.Include, r.Topics.Exclude)
 }
 
+// GroupFilter returns the filter of consumer groups, which was validated when
+// the file was loaded.
+func (r Replicator) GroupFilter() (dr.GroupFilter, error) {
+	return dr.NewGroupFilter(r.Groups.Include, r.Groups.Exclude)
+}
+
 // Default returns the configuration of an empty file.
 func Default() Config {
 	return Config{
@@ -166,9 +183,15 @@ func DefaultReplicator() Replicator {
 		DeletedTopics:     dr.DeleteIgnore,
 		Forward:           ForwardNative,
 		Delivery:          dr.DeliveryExactlyOnce,
+		Groups:            DefaultGroups(),
 		MemoryBudget:      64 << 20,
 		SettingsInterval:  Duration(10 * time.Second),
 		DiscoveryInterval: Duration(500 * time.Millisecond),
 		SessionTimeout:    Duration(6 * time.Second),
 	}
+}
+
+// DefaultGroups returns the defaults of groups.
+func DefaultGroups() Groups {
+	return Groups{Enabled: true, SyncInterval: Duration(5 * time.Second), Deleted: dr.GroupsKeep}
 }

@@ -84,9 +84,9 @@ func TestLoad_MinimalFileGetsDefaults(t *testing.T) {
 	}
 	r := c.Replicators["secondary-to-primary"]
 	got := fmt.Sprintln(c.Version, c.WorkerID, c.API.Listen, c.Log, c.ReplicatorNames, c.Clusters["primary"].StateTopic,
-		r.TopicNames, r.StartingPosition, r.Compression, r.TopicSettings, r.DeletedTopics, r.Forward, r.Delivery, r.MemoryBudget, r.SettingsInterval, r.DiscoveryInterval, r.SessionTimeout,
+		r.TopicNames, r.StartingPosition, r.Compression, r.TopicSettings, r.DeletedTopics, r.Forward, r.Delivery, r.Groups, r.MemoryBudget, r.SettingsInterval, r.DiscoveryInterval, r.SessionTimeout,
 		c.Replicators["primary-to-secondary"].TopicSettings)
-	want := "1 host-1-8080 127.0.0.1:8080 {info text} [primary-to-secondary secondary-to-primary] {16 0} identical earliest source own ignore native exactly_once 64MiB 10s 500ms 6s follow\n"
+	want := "1 host-1-8080 127.0.0.1:8080 {info text} [primary-to-secondary secondary-to-primary] {16 0} identical earliest source own ignore native exactly_once {true [] [] 5s ignore} 64MiB 10s 500ms 6s follow\n"
 	if got != want {
 		t.Errorf("got  %swant %s", got, want)
 	}
@@ -105,6 +105,9 @@ func TestLoad_EveryKey(t *testing.T) {
 	r := c.Replicators["east-west"]
 	if at, ok := r.StartTime(); !ok || !at.Equal(time.Date(2026, 1, 31, 7, 0, 0, 0, time.UTC)) {
 		t.Errorf("start time %v %v", at, ok)
+	}
+	if f, err := r.GroupFilter(); err != nil || !f.Match("app-1") || f.Match("app-test") || f.Match("other") || r.Groups.Deleted != dr.GroupsFollow {
+		t.Errorf("groups %+v, %v", r.Groups, err)
 	}
 	if r.Description != "costs ${env:X}" || r.MemoryBudget != 128<<20 || r.TopicSettings != dr.SettingsOwn {
 		t.Errorf("replicator %+v", r)
@@ -283,6 +286,7 @@ replicators:
 	for _, same := range []*Config{
 		get(2, "h1", `"p", "q"`, ""), get(1, "h2", `"p", "q"`, ""), get(1, "h1", `"q", "p"`, ""),
 		get(1, "h1", `"p", "q"`, ", memory_budget: 65536KiB, topic_settings: follow, delivery: exactly_once"),
+		get(1, "h1", `"p", "q"`, ", groups: {enabled: true, include: [], sync_interval: 5000ms}"),
 	} {
 		if d := Diff(base.Content("x"), same.Content("x")); len(d) > 0 || base.Digest("x") != same.Digest("x") {
 			t.Errorf("differs: %v", d)
@@ -297,10 +301,23 @@ replicators:
 	if d := cmp.Diff([]string{`delivery: (not set) -> "at_least_once"`}, Diff(base.Content("x"), weaker.Content("x"))); d != "" || base.Digest("x") == weaker.Digest("x") {
 		t.Errorf("difference (-want +got):\n%s", d)
 	}
+	some := get(1, "h1", `"p", "q"`, `, groups: {include: ["b", "a"]}`)
+	want = []string{`groups.include: ["a","b"] -> (not set)`}
+	if d := cmp.Diff(want, Diff(some.Content("x"), get(1, "h1", `"p", "q"`, ", groups: {enabled: true, sync_interval: 6s}").Content("x"))[:1]); d != "" {
+		t.Errorf("difference (-want +got):\n%s", d)
+	}
+	if off := get(1, "h1", `"p", "q"`, ", groups: {enabled: false}"); off.Digest("x") == base.Digest("x") {
+		t.Error("workers agree although one carries no groups")
+	}
+	if same := get(1, "h1", `"p", "q"`, `, groups: {include: ["a", "b", "a"]}`); same.Digest("x") != some.Digest("x") {
+		t.Error("the order of the patterns of groups matters")
+	}
 	// A newer program must not disagree with an older one about a file that
 	// does not name the key.
-	if strings.Contains(string(base.Content("x")), "delivery") {
-		t.Errorf("the content names the default of delivery: %s", base.Content("x"))
+	for _, key := range []string{"delivery", "groups"} {
+		if strings.Contains(string(base.Content("x")), key) {
+			t.Errorf("the content names the default of %s: %s", key, base.Content("x"))
+		}
 	}
 	if strings.Contains(string(base.Content("x")), "hunter2") {
 		t.Error("the content shows a secret")

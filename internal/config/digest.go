@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 
 	"github.com/anabranch/anabranch/internal/dr"
@@ -31,6 +32,10 @@ func (c *Config) Content(replicator string) []byte {
 	}
 	sorted := func(in []string) []string { return slices.Compact(slices.Sorted(slices.Values(in))) }
 	r.Topics = Topics{Include: sorted(r.Topics.Include), Exclude: sorted(r.Topics.Exclude)}
+	r.Groups.Include, r.Groups.Exclude = sorted(r.Groups.Include), sorted(r.Groups.Exclude)
+	if reflect.DeepEqual(r.Groups, DefaultGroups()) {
+		r.Groups = Groups{} // left out, for the reason that delivery is
+	}
 	if t, ok := r.StartTime(); ok {
 		// The same moment may be written in several time zones.
 		r.StartingPosition = t.UTC().Format("2006-01-02T15:04:05.999999999Z07:00")

@@ -208,12 +208,20 @@ func (l *loader) replicator(path string, r Replicator) {
 	l.oneOf(path+".deleted_topics", string(r.DeletedTopics), string(dr.DeleteIgnore), string(dr.DeleteFollow))
 	l.oneOf(path+".delivery", string(r.Delivery), string(dr.DeliveryExactlyOnce), string(dr.DeliveryAtLeastOnce))
 	l.oneOf(path+".forward", r.Forward, ForwardNative, ForwardAll)
+	l.groups(path+".groups", r.Groups)
 	if p := path + ".memory_budget"; r.MemoryBudget < 4<<20 && !l.blamed(p) {
 		l.add(p, "must be at least 4MiB")
 	}
 	l.span(path+".settings_interval", r.SettingsInterval, time.Second, 24*time.Hour)
 	l.span(path+".discovery_interval", r.DiscoveryInterval, 100*time.Millisecond, time.Hour)
 	l.span(path+".session_timeout", r.SessionTimeout, time.Second, 30*time.Minute)
+}
+
+func (l *loader) groups(path string, g Groups) {
+	l.patterns(path+".include", g.Include)
+	l.patterns(path+".exclude", g.Exclude)
+	l.span(path+".sync_interval", g.SyncInterval, 500*time.Millisecond, time.Hour)
+	l.oneOf(path+".deleted", string(g.Deleted), string(dr.GroupsKeep), string(dr.GroupsFollow))
 }
 
 func (l *loader) span(path string, d Duration, low, high time.Duration) {
@@ -243,7 +251,7 @@ func (l *loader) patterns(path string, patterns []string) {
 			continue
 		}
 		if p == "" {
-			l.add(at, "an empty pattern matches no topic")
+			l.add(at, "an empty pattern matches no name")
 		}
 	}
 }

@@ -12,7 +12,7 @@ const (
 	CodeInternal     Code = "internal"     // a promise of the program itself was broken
 	CodeUsage        Code = "usage"        // wrong command line or request
 	CodeConfig       Code = "config"       // the configuration file is wrong
-	CodeNotFound     Code = "not_found"    // no such replicator, topic or partition
+	CodeNotFound     Code = "not_found"    // no such replicator, topic, partition or group
 	CodeUnreachable  Code = "unreachable"  // a cluster or the server cannot be reached
 	CodeUnauthorized Code = "unauthorized" // a cluster refuses the credentials or the operation
 	CodeConflict     Code = "conflict"     // the state forbids the operation now

@@ -2,6 +2,25 @@ package dr
 
 import "time"
 
+// InternalGroupPrefix is the prefix of the consumer groups through which workers
+// share a replicator. No pattern ever matches them.
+const InternalGroupPrefix = "anabranch-"
+
+// GroupFilter selects consumer groups by RE2 patterns that must match the whole
+// name. The zero value selects every group that is not internal.
+type GroupFilter struct{ names nameFilter }
+
+// NewGroupFilter compiles the patterns. No include pattern means all groups but
+// internal ones (names that start with "__"). Exclude wins over include. Every
+// bad pattern is reported.
+func NewGroupFilter(include, exclude []string) (GroupFilter, error) {
+	names, err := newNameFilter(include, exclude)
+	return GroupFilter{names}, err
+}
+
+// Match reports whether the filter selects the group.
+func (f GroupFilter) Match(group string) bool { return f.names.match(group, InternalGroupPrefix) }
+
 // GroupState says how far the position of a consumer group on the target can be
 // trusted: of one partition, or of a whole group the worst of its partitions.
 type GroupState string

@@ -1,77 +1,23 @@
 package dr
 
-import (
-	"errors"
-	"fmt"
-	"regexp"
-	"regexp/syntax"
-	"strings"
-)
-
 // InternalPrefix is the prefix of the topics that belong to Anabranch itself.
 // No pattern ever matches them.
 const InternalPrefix = "__anabranch"
 
 // TopicFilter selects topics by RE2 patterns that must match the whole name.
 // The zero value selects every topic that is not internal.
-type TopicFilter struct {
-	include, exclude []*regexp.Regexp
-}
+type TopicFilter struct{ names nameFilter }
 
 // NewTopicFilter compiles the patterns. No include pattern means all topics
 // but internal ones (names that start with "__"). Exclude wins over include.
 // Every bad pattern is reported.
 func NewTopicFilter(include, exclude []string) (TopicFilter, error) {
-	var f TopicFilter
-	var errs []error
-	compile := func(kind string, patterns []string) []*regexp.Regexp {
-		var out []*regexp.Regexp
-		for _, p := range patterns {
-			re, err := compileWhole(p)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s pattern %q: %w", kind, p, err))
-				continue
-			}
-			out = append(out, re)
-		}
-		return out
-	}
-	f.include, f.exclude = compile("include", include), compile("exclude", exclude)
-	return f, errors.Join(errs...)
-}
-
-// compileWhole returns an expression that matches what pattern matches as a
-// whole. The pattern is parsed alone and put between the anchors as it was
-// understood, not as it was written: "a)|(b" would leave the group there, and an
-// open "\Q" would take the end of it for text.
-func compileWhole(pattern string) (*regexp.Regexp, error) {
-	alone, err := syntax.Parse(pattern, syntax.Perl)
-	if err != nil {
-		return nil, err
-	}
-	return regexp.Compile(`^(?:` + alone.String() + `)$`)
+	names, err := newNameFilter(include, exclude)
+	return TopicFilter{names}, err
 }
 
 // Match reports whether the filter selects the topic.
-func (f TopicFilter) Match(topic string) bool {
-	if strings.HasPrefix(topic, InternalPrefix) {
-		return false
-	}
-	for _, re := range f.exclude {
-		if re.MatchString(topic) {
-			return false
-		}
-	}
-	if len(f.include) == 0 {
-		return !strings.HasPrefix(topic, "__")
-	}
-	for _, re := range f.include {
-		if re.MatchString(topic) {
-			return true
-		}
-	}
-	return false
-}
+func (f TopicFilter) Match(topic string) bool { return f.names.match(topic, InternalPrefix) }
 
 // TopicNames says how a source topic is named on the target.
 type TopicNames string
