@@ -1,6 +1,7 @@
 package kstate
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -59,7 +60,8 @@ type partition struct {
 	next    int64 // everything below was folded, or is lost
 	lost    int64 // records below it were deleted before they were read; 0: none
 	values  map[string][]byte
-	markers map[int64]marker // newest marker by producer id
+	markers map[int64]marker  // newest marker by producer id
+	changes map[string]uint64 // records by kind, see Changes
 }
 
 // NewTable returns a table that is empty until Run.
@@ -116,7 +118,7 @@ func (t *Table) Run(ctx context.Context) (err error) {
 	defer cl.Close()
 	t.mu.Lock()
 	for range n {
-		t.mu.parts = append(t.mu.parts, &partition{values: map[string][]byte{}, markers: map[int64]marker{}})
+		t.mu.parts = append(t.mu.parts, &partition{values: map[string][]byte{}, markers: map[int64]marker{}, changes: map[string]uint64{}})
 	}
 	t.notifyLocked()
 	t.mu.Unlock()
@@ -264,6 +266,7 @@ func (p *partition) fold(r *kgo.Record) {
 		p.markers[r.ProducerID] = marker{epoch: r.ProducerEpoch, offset: r.Offset}
 		return
 	}
+	p.changes[string(kindOf(r.Key))]++
 	if r.Value == nil {
 		delete(p.values, string(r.Key))
 		return
@@ -323,6 +326,28 @@ func (t *Table) Range(part int32, prefix string, fn func(key string, value []byt
 			fn(k, v)
 		}
 	}
+}
+
+// kindOf returns the first two elements of a key.
+func kindOf(key []byte) []byte {
+	if i := bytes.IndexByte(key, '/'); i >= 0 {
+		if j := bytes.IndexByte(key[i+1:], '/'); j >= 0 {
+			return key[:i+1+j]
+		}
+	}
+	return key
+}
+
+// Changes returns how many records of a kind, which is the first two elements
+// of their keys, were read in one partition so far: while it stays the same, all
+// of that kind stays as it was.
+func (t *Table) Changes(part int32, kind string) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if int(part) >= len(t.mu.parts) {
+		return 0
+	}
+	return t.mu.parts[part].changes[kind]
 }
 
 // Lost reports whether records of a partition were deleted before they were

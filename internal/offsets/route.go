@@ -8,12 +8,14 @@ type Route struct {
 	SourceClusterID string
 	SourceTopic     string
 	SourceTopicID   [16]byte
+	TargetTopic     string
 	TargetTopicID   [16]byte
 	Partition       int32
 
 	Position  int64 // next source offset: all records below are on the target or were rightly skipped
 	TargetEnd int64 // records at or behind Position get target offsets from here on
 	Map       *Map
+	Halt      string // code of the halt of the partition, empty: it has none
 }
 
 // Fit says how good a translation is.
@@ -27,30 +29,44 @@ const (
 	FitUnknown            // the map knows nothing of that place; the offset is -1
 )
 
+// String returns the word that is shown.
+func (f Fit) String() string {
+	switch f {
+	case FitExact:
+		return "exact"
+	case FitAhead:
+		return "ahead"
+	case FitEarlier:
+		return "earlier"
+	default:
+		return "unknown"
+	}
+}
+
 // ToTarget translates a source position (the next offset to read).
 func (r Route) ToTarget(source int64) (target int64, fit Fit) {
-	if f := r.Map.Floor(); source < f.SourceEnd {
-		return f.TargetStart, FitEarlier
-	}
-	if target, ok := r.Map.ToTarget(source); ok {
-		return target, FitExact
-	}
-	if source > r.Position {
+	switch {
+	case source > r.Position:
 		return r.TargetEnd, FitAhead
+	case source == r.Position:
+		return r.TargetEnd, FitExact
 	}
-	return r.TargetEnd, FitExact
+	if target, fit = r.Map.ToTarget(source); fit == FitAhead { // skipped, all of it
+		return r.TargetEnd, FitExact
+	}
+	return target, fit
 }
 
 // ToSource translates a target position.
 func (r Route) ToSource(target int64) (source int64, fit Fit) {
-	if f := r.Map.Floor(); target < f.TargetEnd {
-		return 0, FitEarlier
-	}
-	if source, ok := r.Map.ToSource(target); ok {
-		return source, FitExact
-	}
-	if target > r.TargetEnd {
+	switch {
+	case target > r.TargetEnd:
 		return r.Position, FitAhead
+	case target == r.TargetEnd:
+		return r.Position, FitExact
 	}
-	return r.Position, FitExact
+	if source, fit = r.Map.ToSource(target); fit == FitAhead {
+		return r.Position, FitExact
+	}
+	return source, fit
 }

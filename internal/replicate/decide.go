@@ -161,15 +161,27 @@ func (s *slot) decide(ctx context.Context, p *pipeline, r *resolveRecord) error 
 	default:
 		return fmt.Errorf("%s is not known here", r.Action)
 	}
-	unexplained := p.halt.Code == dr.HaltPosition || p.halt.Code == dr.HaltTargetTruncated
-	p.next, p.maxBytes = next, s.e.limits.maxBytes(p.target)
-	p.halt, p.keep, p.doubt, p.checkBelow, p.last, p.known = nil, nil, nil, 0, -1, 0
-	if srcEnd, _ := p.extents.End(); p.next < srcEnd || unexplained {
-		// Records before the map's end are copied again: the map starts anew.
-		p.resetMap(tgtEnd)
-	}
-	p.targetEnd = tgtEnd
+	p.maxBytes = s.e.limits.maxBytes(p.target)
+	p.goOnAt(next, tgtEnd)
 	return nil
+}
+
+// goOnAt ends a halt: the pipeline goes on at a source offset, and writes behind
+// the end of the target's log.
+func (p *pipeline) goOnAt(next, targetEnd int64) {
+	mapEnd, _ := p.extents.End()
+	switch p.halt.Code {
+	case dr.HaltExisting, dr.HaltForeign: // what lies before may have been copied by somebody else
+		p.extents.Forget(next, targetEnd)
+	case dr.HaltPosition, dr.HaltTargetTruncated: // what lies behind the map is not known exactly
+		p.extents.Restart(next, targetEnd)
+	default:
+		if next < mapEnd { // records before the map's end are copied again
+			p.extents.Restart(next, targetEnd)
+		}
+	}
+	p.next, p.targetEnd = next, targetEnd
+	p.halt, p.keep, p.doubt, p.checkBelow, p.last, p.known = nil, nil, nil, 0, -1, 0
 }
 
 // continueAt returns the source offset at which a halted pipeline goes on that

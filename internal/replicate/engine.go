@@ -26,12 +26,14 @@ type Engine struct {
 	sourceID, targetID string // cluster ids
 	slots              int32
 	nextGen            atomic.Uint64
+	mapBytes           atomic.Int64 // of all offset maps, see mapMemory
 
 	sourceControl, control       *kgo.Client // control requests; control is the target's
 	stateClient, controlProducer *kgo.Client
 	tailClient, sourceTail       *kgo.Client // read logs where something is in doubt
 	source, target               *topology
 	targetState                  *kstate.Table
+	sourceRoutes, targetRoutes   *Routes
 	claims                       *claims
 	sourceMissing, targetMissing *absence
 	sourceIDs                    *registry
@@ -76,7 +78,8 @@ func New(o Options) (*Engine, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	e := &Engine{o: o.withDefaults(), targetState: o.TargetState, claims: newClaims(o.SourceState)}
+	e := &Engine{o: o.withDefaults(), targetState: o.TargetState, sourceRoutes: NewRoutes(o.SourceState), targetRoutes: NewRoutes(o.TargetState)}
+	e.claims = newClaims(e.sourceRoutes.built)
 	e.sourceIDs = newRegistry(o.SourceState, func(err error) { e.note("read the registry of cluster "+e.o.Source.Name, err) })
 	e.log = e.o.Logger.With(slog.String("replicator", o.Name))
 	e.mu.slots, e.mu.cancels, e.mu.notes = map[int32]*slot{}, map[int32]*ownedSlot{}, map[string]note{}
@@ -85,6 +88,13 @@ func New(o Options) (*Engine, error) {
 	e.settled = make(chan struct{})
 	return e, nil
 }
+
+// SourceRoutes answers what replicators wrote to the source cluster.
+func (e *Engine) SourceRoutes() *Routes { return e.sourceRoutes }
+
+// TargetRoutes answers what replicators, this one among them, wrote to the target
+// cluster.
+func (e *Engine) TargetRoutes() *Routes { return e.targetRoutes }
 
 // pinned are the versions of the control client of the target: AddPartitionsToTxn
 // above 3 is for brokers, and from EndTxn 5 on the marker carries another epoch

@@ -73,6 +73,7 @@ func (s *slot) startUnknown(p *pipeline, lost error, untouched bool) {
 	if untouched {
 		p.waiting, p.unfenced = "the target partition is fenced first: "+lost.Error(), true
 	} else {
+		p.startMap(nil)
 		p.stop(dr.HaltPosition, fmt.Sprintf("%v, and whether this partition was copied before is not known", lost))
 	}
 	p.keepRecord(p.snapshot())

@@ -149,16 +149,11 @@ func (m *model) recover(ck checkpoint) {
 	p := m.p
 	_, r := m.stored()
 	p.next, p.last, p.targetEnd, p.started = ck.Position, ck.SourceEpoch, ck.TargetEnd, ck.Started
-	p.firstSeg, p.nextSeg = ck.FirstSeg, ck.NextSeg
-	var err error
-	if p.segment, err = decodeExtents(ck.Extents); err != nil {
+	recs, err := readMap(ck, "m", m.id, func(key string) ([]byte, bool) { v, ok := m.state[key]; return v, ok }, nil)
+	if err != nil {
 		m.rt.Fatal(err)
 	}
-	for _, e := range p.segment {
-		if err := p.extents.Add(e); err != nil {
-			m.rt.Fatal(err)
-		}
-	}
+	p.restoreMap("m", ck, recs.m)
 	p.beginEpoch(m.s.primary)
 	if !ck.Quiescent {
 		at := m.broker.fence(m.s.primary)
@@ -210,7 +205,7 @@ func (m *model) mapped() {
 			at[b.offset+int64(i)] = v
 		}
 	}
-	for _, e := range m.p.extents.Extents(0) {
+	for e := range m.p.extents.All() {
 		for i := range e.Length {
 			if v := at[e.Target+i]; v != strconv.FormatInt(e.Source+i, 10) {
 				m.rt.Fatalf("the map says that target offset %d holds source offset %d, it holds %q", e.Target+i, e.Source+i, v)
@@ -316,7 +311,7 @@ func (m *model) step() {
 	case "pump":
 		p.pump()
 	case "write":
-		if len(p.unsaved) > 0 || p.unsavedTo > p.durable || p.dirty || p.wantQuiet || len(p.fullSegs) > 0 {
+		if len(p.unsaved) > 0 || p.unsavedTo > p.durable || p.dirty || p.wantQuiet || p.segmentsDue() {
 			m.write()
 		}
 	case "durable":
@@ -516,8 +511,10 @@ func TestModel_SegmentsSurviveAFailedWrite(t *testing.T) {
 	s := &slot{e: &Engine{o: Options{Name: "m"}, limits: newLimits(nil)}, log: slog.New(slog.DiscardHandler), primary: &producer{txn: "m", id: 100, epoch: 1}, touched: map[*pipeline]struct{}{}}
 	p := s.build(tp{[16]byte{1}, 0}, "t", "t", [16]byte{2}, 1<<20)
 	p.beginEpoch(s.primary)
-	for i := range int64(3 * segmentSize) {
-		p.record(offsets.Extent{Source: 2 * i, Target: i, Length: 1})
+	at := int64(0)
+	for i := range int64(3 * offsets.SegmentRuns) {
+		p.record(offsets.Extent{Source: at + i%3, Target: i, Length: 1})
+		at += i%3 + 1
 	}
 	s.gather(p) // and the write fails
 	s.primary = &producer{txn: "m", id: 100, epoch: 2}
@@ -528,9 +525,13 @@ func TestModel_SegmentsSurviveAFailedWrite(t *testing.T) {
 	for _, r := range recs {
 		written[r.key] = true
 	}
-	for n := p.firstSeg; n < p.nextSeg; n++ {
+	first, full := p.extents.Full()
+	if len(full) == 0 {
+		t.Fatal("no full segment was made")
+	}
+	for n := first; n < p.extents.Next(); n++ {
 		if !written[keySegment("m", p.id, n)] {
-			t.Errorf("segment %d of [%d, %d) is in no write that succeeded", n, p.firstSeg, p.nextSeg)
+			t.Errorf("segment %d of [%d, %d) is in no write that succeeded", n, first, p.extents.Next())
 		}
 	}
 }

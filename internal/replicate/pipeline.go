@@ -24,17 +24,17 @@ import (
 // intents are durable.
 
 const (
-	maxFlying    = 5 // what a broker allows to one idempotent producer (ProducerStateEntry.NUM_BATCHES_TO_RETAIN)
-	readyAhead   = 3 // items classified ahead of the window, so that their intents are durable in time
-	mergePlain   = 64 << 10
-	mergePacked  = 4 << 10
-	mergeTarget  = 1 << 20
-	intentRing   = 1024
-	maxSegments  = 128
-	maxUnsaved   = 20000 // rows of intents in one state record, about 1.5 MB
-	segmentSize  = 256
-	mapLimit     = 28000 // extents in memory: fewer than the segments hold, so that the floor covers every segment that is overwritten
-	maxMergeRead = 4096  // entries of one assembled batch
+	maxFlying     = 5 // what a broker allows to one idempotent producer (ProducerStateEntry.NUM_BATCHES_TO_RETAIN)
+	readyAhead    = 3 // items classified ahead of the window, so that their intents are durable in time
+	mergePlain    = 64 << 10
+	mergePacked   = 4 << 10
+	mergeTarget   = 1 << 20
+	intentRing    = 1024
+	maxSegments   = offsets.DefaultSegments + 1 // a ring: one more than what is live
+	plainSegments = 128
+	maxUnsaved    = 20000 // rows of intents in one state record, about 1.5 MB
+	segmentSize   = 256   // extents that a map may have to be kept in the checkpoint alone
+	maxMergeRead  = 4096  // entries of one assembled batch
 )
 
 // verdict is what provenance says of a batch.
@@ -146,11 +146,11 @@ type pipeline struct {
 	unsavedTo uint64
 	written   []ringEntry // intent records in the state topic that no checkpoint covers
 
-	ringNext          int
-	extents           offsets.Map
-	segment           []offsets.Extent // the not yet full segment
-	firstSeg, nextSeg int64
-	fullSegs          [][]offsets.Extent // full and not yet written
+	ringNext  int
+	extents   offsets.Map
+	savedSegs int64    // full segments of the map with lower numbers are in the state topic
+	plainSegs []string // keys of segments in the first version's form, to be deleted
+	tight     bool     // the maps of the engine take too much memory
 
 	targetEnd   int64
 	targetEpoch int32
@@ -205,9 +205,7 @@ type ringEntry struct {
 }
 
 func newPipeline(o pipelineOptions) *pipeline {
-	p := &pipeline{pipelineOptions: o, lanes: map[*producer]*lane{}, last: -1, targetEnd: -1, targetEpoch: -1, epochAsked: -1, highWater: -1, logStart: -1, blocked: -1, suspect: -1, lookedAt: -1, proofAt: -1}
-	p.extents.Limit = mapLimit
-	return p
+	return &pipeline{pipelineOptions: o, lanes: map[*producer]*lane{}, last: -1, targetEnd: -1, targetEpoch: -1, epochAsked: -1, highWater: -1, logStart: -1, blocked: -1, suspect: -1, lookedAt: -1, proofAt: -1}
 }
 
 // frontier is the source offset below which everything is acknowledged on the
@@ -474,6 +472,7 @@ func (p *pipeline) answered(it *item, a produceAnswer, sendErr error) (acked []*
 		case out == outcomeWritten:
 			p.flying = behindFirst(p.flying)
 			p.acknowledge(next, next.answer.baseOffset)
+			p.extents.Prune(next.answer.logStart)
 			acked = append(acked, next)
 		case out == outcomeRefused:
 			p.stalled = true
@@ -536,42 +535,4 @@ func (p *pipeline) acknowledge(it *item, base int64) {
 		at += int64(pc.Count)
 	}
 	p.targetEnd, p.lastAck, p.dirty, p.started, p.waiting, p.backoff = at, now, true, true, "", 0
-}
-
-// record adds an extent to the map and to the segment that is being filled.
-func (p *pipeline) record(e offsets.Extent) {
-	if seeded.Bug("extent-off-by-one") {
-		e.Target++
-	}
-	if err := p.extents.Add(e); err != nil {
-		p.note(fmt.Errorf("offset map: %w", err))
-		return
-	}
-	if n := len(p.segment); n > 0 {
-		last := &p.segment[n-1]
-		if last.Source+last.Length == e.Source && last.Target+last.Length == e.Target {
-			last.Length += e.Length
-			return
-		}
-	}
-	if len(p.segment) == segmentSize {
-		p.fullSegs = append(p.fullSegs, p.segment)
-		p.segment = nil
-		p.nextSeg++
-		p.firstSeg = max(p.firstSeg, p.nextSeg-maxSegments+1)
-	}
-	p.segment = append(p.segment, e)
-}
-
-// resetMap forgets the offset map: what is copied from here on starts a new
-// one. What lies below the target's end stays known as written by replicators.
-func (p *pipeline) resetMap(targetEnd int64) {
-	m, err := offsets.Restore(offsets.Floor{TargetEnd: targetEnd}, nil)
-	if err != nil {
-		panic("bug: restore an empty map: " + err.Error())
-	}
-	p.extents = *m
-	p.extents.Limit = mapLimit
-	p.segment, p.fullSegs = nil, nil
-	p.firstSeg = p.nextSeg
 }

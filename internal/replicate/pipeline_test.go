@@ -144,7 +144,7 @@ func (s *script) run(line string) string {
 		s.p.lookedAt, s.p.lookedGone = s.p.blockedAt, f[1] == "gone"
 		s.p.blocked, s.p.suspect = -1, -1
 	case "map":
-		for _, e := range s.p.extents.Extents(0) {
+		for e := range s.p.extents.All() {
 			s.printf("source %d..%d at target %d..%d", e.Source, e.Source+e.Length-1, e.Target, e.Target+e.Length-1)
 		}
 	default:

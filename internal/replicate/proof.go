@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/anabranch/anabranch/internal/kbatch"
-	"github.com/anabranch/anabranch/internal/kstate"
-	"github.com/anabranch/anabranch/internal/offsets"
 )
 
 // A registered producer id is a filter, not a proof: a log that was cloned,
@@ -21,23 +19,13 @@ import (
 // topic, which offsets it wrote (the offset map, up to the checkpoint) and
 // under which epoch it writes behind it.
 
-// claim is one partition of this cluster as its writer's state describes it.
-type claim struct {
-	raw   []byte // the checkpoint's bytes that the rest was made of
-	end   int64  // below it, the map knows every offset that was written
-	lanes []laneRecord
-	held  *offsets.Map
-}
-
 // claims reads what other replicators keep about the cluster that is read.
 type claims struct {
-	table *kstate.Table
+	built *builtMaps
 
 	mu struct {
 		sync.Mutex
-		keys map[claimKey][]string       // of checkpoints: a source topic that was re-created leaves several
-		made map[string]*claim           // by slot and key
-		segs map[string][]offsets.Extent // full segments, by key and number
+		keys map[claimKey][]string // of checkpoints: a source topic that was re-created leaves several
 	}
 }
 
@@ -49,9 +37,9 @@ type claimKey struct {
 	id         tp
 }
 
-func newClaims(table *kstate.Table) *claims {
-	c := &claims{table: table}
-	c.mu.keys, c.mu.made, c.mu.segs = map[claimKey][]string{}, map[string]*claim{}, map[string][]offsets.Extent{}
+func newClaims(built *builtMaps) *claims {
+	c := &claims{built: built}
+	c.mu.keys = map[claimKey][]string{}
 	return c
 }
 
@@ -75,11 +63,11 @@ func (c *claims) explain(reg *registration, id tp, h kbatch.Header) error {
 }
 
 func (c *claims) explainBy(k claimKey, keys []string, h kbatch.Header) error {
-	err := fmt.Errorf("replicator %s keeps no state of this partition", k.replicator)
+	err := fmt.Errorf("replicator %s keeps %w", k.replicator, errNoState)
 	for _, key := range keys {
-		var cl *claim
-		if cl, err = c.get(k, key); err == nil {
-			err = cl.explains(k.replicator, h)
+		var b *builtMap
+		if b, err = c.built.get(k.slot, k.replicator, key); err == nil {
+			err = b.explains(k.replicator, h)
 		}
 		if err == nil {
 			return nil
@@ -88,39 +76,23 @@ func (c *claims) explainBy(k claimKey, keys []string, h kbatch.Header) error {
 	return err
 }
 
-func (cl *claim) explains(replicator string, h kbatch.Header) error {
-	if h.BaseOffset < cl.end {
+// explains reports whether a batch is the writer's: below the end of its
+// checkpoint, the map knows every offset that was written.
+func (b *builtMap) explains(replicator string, h kbatch.Header) error {
+	if h.BaseOffset < b.ck.TargetEnd {
 		// Batches are written whole and compaction keeps their range of
 		// offsets.
-		if h.LastOffset() < cl.end && cl.held.Holds(h.BaseOffset, h.LastOffset()+1) {
+		if h.LastOffset() < b.ck.TargetEnd && b.m.Holds(h.BaseOffset, h.LastOffset()+1) {
 			return nil
 		}
 		return fmt.Errorf("replicator %s did not write offsets %d to %d", replicator, h.BaseOffset, h.LastOffset())
 	}
-	for _, l := range cl.lanes {
+	for _, l := range b.ck.Lanes {
 		if l.ID == h.ProducerID && l.Epoch == h.ProducerEpoch {
 			return nil
 		}
 	}
-	return fmt.Errorf("replicator %s does not write with epoch %d behind offset %d", replicator, h.ProducerEpoch, cl.end)
-}
-
-// get returns the newest claim of one checkpoint.
-func (c *claims) get(k claimKey, key string) (*claim, error) {
-	raw, ok := c.table.Get(k.slot, key)
-	if !ok || len(raw) == 0 {
-		return nil, fmt.Errorf("replicator %s keeps no state of this partition", k.replicator)
-	}
-	name := fmt.Sprintf("%d/%s", k.slot, key)
-	if made := c.mu.made[name]; made != nil && &made.raw[0] == &raw[0] {
-		return made, nil
-	}
-	cl, err := c.build(k, key, raw)
-	if err != nil {
-		return nil, err
-	}
-	c.mu.made[name] = cl
-	return cl, nil
+	return fmt.Errorf("replicator %s does not write with epoch %d behind offset %d", replicator, h.ProducerEpoch, b.ck.TargetEnd)
 }
 
 // remadeError says, of a batch that its writer's state does not explain, that
@@ -142,7 +114,7 @@ func (s *slot) remade(reg *registration, id tp) error {
 		return nil
 	}
 	var out error
-	s.e.claims.table.Range(reg.Slot, prefixCheckpoint(reg.Replicator), func(_ string, v []byte) {
+	s.e.claims.built.table.Range(reg.Slot, prefixCheckpoint(reg.Replicator), func(_ string, v []byte) {
 		ck, err := decode[checkpoint](v)
 		if err == nil && !ck.Retired && ck.Target == t.name && ck.Partition == id.partition && ck.TargetID != hexID(id.topicID) {
 			out = &remadeError{reg.Replicator, ck.Topic}
@@ -155,7 +127,7 @@ func (s *slot) remade(reg *registration, id tp) error {
 // are keyed by the writer's source topic.
 func (c *claims) find(k claimKey) []string {
 	raw := map[string][]byte{}
-	c.table.Range(k.slot, prefixCheckpoint(k.replicator), func(key string, v []byte) { raw[key] = v })
+	c.built.table.Range(k.slot, prefixCheckpoint(k.replicator), func(key string, v []byte) { raw[key] = v })
 	var out []string
 	for key, v := range raw {
 		if ck, err := decode[checkpoint](v); err == nil && ck.Partition == k.id.partition && ck.TargetID == hexID(k.id.topicID) {
@@ -164,62 +136,6 @@ func (c *claims) find(k claimKey) []string {
 	}
 	slices.Sort(out)
 	return out
-}
-
-func (c *claims) build(k claimKey, key string, raw []byte) (*claim, error) {
-	ck, err := decode[checkpoint](raw)
-	if err != nil {
-		return nil, err
-	}
-	src, err := parseKey(key[len(prefixCheckpoint(k.replicator)):])
-	if err != nil {
-		return nil, err
-	}
-	var all []offsets.Extent
-	for n := ck.FirstSeg; n < ck.NextSeg; n++ {
-		seg, err := c.segment(k, src, n)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, seg...)
-	}
-	tail, err := decodeExtents(ck.Extents)
-	if err != nil {
-		return nil, err
-	}
-	m, err := offsets.Restore(ck.Floor, append(all, tail...))
-	if err != nil {
-		return nil, err
-	}
-	return &claim{raw: raw, end: ck.TargetEnd, lanes: ck.Lanes, held: m}, nil
-}
-
-// segment returns one full segment of a map. Full segments never change.
-func (c *claims) segment(k claimKey, src tp, n int64) ([]offsets.Extent, error) {
-	key := keySegment(k.replicator, src, n)
-	name := fmt.Sprintf("%s#%d", key, n)
-	if seg, ok := c.mu.segs[name]; ok {
-		return seg, nil
-	}
-	raw, ok := c.table.Get(k.slot, key)
-	if !ok {
-		return nil, fmt.Errorf("segment %d of the offset map of replicator %s is missing", n, k.replicator)
-	}
-	rec, err := decode[segmentRecord](raw)
-	if err == nil && rec.N != n {
-		err = fmt.Errorf("segment %d of the offset map of replicator %s was replaced by %d", n, k.replicator, rec.N)
-	}
-	if err != nil {
-		return nil, err
-	}
-	seg, err := offsets.Decode(rec.Extents)
-	if err == nil {
-		if len(c.mu.segs) > 4096 {
-			c.mu.segs = map[string][]offsets.Extent{}
-		}
-		c.mu.segs[name] = seg
-	}
-	return seg, err
 }
 
 // look asks the source's log for a batch that carries a registered producer id

@@ -144,6 +144,7 @@ type slot struct {
 	acquired  time.Time // when the producers' epochs were taken
 	retries   map[tp]retry
 	published time.Time
+	mapBytes  int64 // of the pipelines' offset maps, as told to the engine
 	view      atomic.Pointer[slotView]
 }
 
@@ -210,6 +211,7 @@ func (s *slot) run(ctx context.Context) {
 		backoff = min(time.Second, max(50*time.Millisecond, 2*backoff))
 	}
 	s.view.Store(&slotView{})
+	s.e.mapBytes.Add(-s.mapBytes)
 }
 
 // rest waits until the replicator is resumed. What the slot has done is in the
@@ -367,7 +369,7 @@ func (s *slot) work() {
 		if p.doubt != nil && s.retake == nil {
 			s.retake = fmt.Errorf("%w: %s partition %d: %w", errRetake, p.topic, p.id.partition, p.doubt)
 		}
-		if len(p.unsaved) > 0 || p.unsavedTo > p.durable || len(p.fullSegs) > 0 {
+		if len(p.unsaved) > 0 || p.unsavedTo > p.durable || p.segmentsDue() {
 			s.state.want(p)
 		}
 		s.heavy = p.assembles

@@ -39,7 +39,7 @@ type covered struct {
 	intents uint64
 	ck      *checkpoint
 	halt    *haltRecord // in the checkpoint
-	segs    int         // full segments
+	segs    int64       // full segments of the offset map below it
 }
 
 // stateDue reports whether writeState would write.
@@ -107,11 +107,11 @@ func (s *slot) gather(p *pipeline) ([]stateRecord, covered) {
 	activate := p.newLane || p.unsavedTo > p.durable && (p.quiescent || len(p.unsaved) == 0)
 	p.newLane = false
 	p.unsaved = nil
-	for i, seg := range p.fullSegs {
-		n := p.nextSeg - int64(len(p.fullSegs)) + int64(i)
-		out = append(out, stateRecord{keySegment(s.e.o.Name, p.id, n), encodeSegment(n, seg)})
+	segs := p.segmentsDue()
+	if segs {
+		out = append(out, p.segmentRecords(s.e.o.Name)...)
 	}
-	if p.dirty && (!p.now().Before(p.nextCheck) || p.halt != p.told) || activate || p.wantQuiet || len(p.fullSegs) > 0 || len(p.written) > intentRing/2 {
+	if p.dirty && (!p.now().Before(p.nextCheck) || p.halt != p.told) || activate || p.wantQuiet || segs || len(p.written) > intentRing/2 {
 		ck := p.snapshot()
 		ck.Quiescent = p.wantQuiet && (len(p.ready) == 0 && len(p.flying) == 0 || seeded.Bug("quiescent-while-flying")) && p.settled()
 		p.quiescent, p.wantQuiet, p.dirty = ck.Quiescent, false, false
@@ -119,15 +119,15 @@ func (s *slot) gather(p *pipeline) ([]stateRecord, covered) {
 		c.ck, c.halt = &ck, p.halt
 		out = append(out, stateRecord{keyCheckpoint(s.e.o.Name, p.id), encode(ck)})
 	}
-	c.segs = len(p.fullSegs)
+	c.segs = p.extents.Next()
 	return out, c
 }
 
 // saved is called when a state write is durable.
 func (s *slot) saved(c covered) {
 	c.p.durable = max(c.p.durable, c.intents)
-	c.p.fullSegs = c.p.fullSegs[c.segs:]
 	if c.ck != nil {
+		c.p.savedSegs, c.p.plainSegs = max(c.p.savedSegs, c.segs), nil
 		keep := c.p.written[:0]
 		for _, w := range c.p.written {
 			if !coveredBy(*c.ck, w) {
@@ -168,10 +168,10 @@ func (p *pipeline) snapshot() checkpoint {
 	ck := checkpoint{
 		V: stateVersion, Topic: p.topic, Target: p.target, TargetID: hexID(p.targetID), Partition: p.id.partition,
 		Position: p.frontier(), SourceEpoch: p.frontierEpoch(), KnownEpoch: p.known, TargetEnd: p.targetEnd, TargetEpoch: p.targetEpoch,
-		Floor: p.extents.Floor(), FirstSeg: p.firstSeg, NextSeg: p.nextSeg, Extents: encodeExtents(p.segment),
 		Halt: p.halt, Retired: p.retired, Resolved: p.resolved, HighWater: p.highWater, LogStart: p.logStart, Started: p.started, CheckBelow: p.checkBelow,
 		AtMs: p.now().UnixMilli(),
 	}
+	ck.putMap(&p.extents)
 	if seeded.Bug("checkpoint-ahead") {
 		ck.Position = p.next
 	}

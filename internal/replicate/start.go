@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/offsets"
 	"github.com/anabranch/anabranch/internal/seeded"
 )
 
@@ -23,6 +24,7 @@ type found struct {
 	maxBytes   int
 	checkBelow int64
 	untouched  bool // nothing was ever written to the target partition
+	bare       bool // the target holds no record of the source partition from before the offset
 }
 
 // startNew finds partitions of this slot that have no pipeline yet and starts
@@ -81,6 +83,7 @@ func (s *slot) startOne(io context.Context, id tp, topic string, target *topicMe
 			}
 			p := s.build(id, topic, target.name, target.id, f.maxBytes)
 			p.next, p.targetEnd, p.checkBelow, p.logStart = f.offset, f.targetEnd, f.checkBelow, f.offset
+			p.startMap(&offsets.Begin{Source: f.offset, Target: f.targetEnd, Bare: f.bare})
 			p.beginEpoch(s.primary)
 			// The first item waits for the checkpoint that announces the epoch.
 			p.intents, p.unsavedTo, p.dirty = 1, 1, true
@@ -115,7 +118,7 @@ func (e *Engine) findStart(whole context.Context, id tp, topic string, target *t
 	if f.targetEnd, err = listOffset(ctx, e.control, target.name, id.partition, -1); err != nil {
 		return f, err
 	}
-	f.untouched = f.targetEnd == 0
+	f.untouched, f.bare = f.targetEnd == 0, true
 	rec, ok := e.startRecord(id.topicID)
 	if !ok {
 		return f, nil
@@ -124,11 +127,17 @@ func (e *Engine) findStart(whole context.Context, id tp, topic string, target *t
 		// Where the source deleted records since, the fetch finds out and says which.
 		f.offset = rec.Offsets[id.partition]
 	}
-	if p := int(id.partition); p < len(rec.TargetEnds) && p < len(rec.SourceEnds) && rec.TargetEnds[p] > 0 && f.offset < rec.SourceEnds[p] {
+	p := int(id.partition)
+	if p >= len(rec.TargetEnds) || p >= len(rec.SourceEnds) || rec.TargetEnds[p] <= 0 {
+		return f, nil
+	}
+	f.bare = f.offset == 0
+	if f.offset < rec.SourceEnds[p] {
 		foreign, err := e.holdsForeign(whole, fenceTarget{id: id, topic: target.name, topicID: target.id}, min(f.targetEnd, rec.TargetEnds[p]), stop)
 		if err != nil {
 			return f, err
 		}
+		f.bare = !foreign
 		if foreign {
 			f.checkBelow = rec.SourceEnds[p]
 		}

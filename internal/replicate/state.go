@@ -18,6 +18,10 @@ import (
 
 const stateVersion = 1
 
+// longMapVersion is of checkpoints with an offset map that is not kept as plain
+// extents, and of its segments.
+const longMapVersion = 2
+
 // controlPartition holds the control records.
 const controlPartition = 0
 
@@ -46,30 +50,32 @@ type laneRecord struct {
 
 // checkpoint says how far a pipeline got, durably.
 type checkpoint struct {
-	V           int           `json:"v"`
-	Topic       string        `json:"topic"`
-	Target      string        `json:"target"`
-	TargetID    string        `json:"target_id"` // hex
-	Partition   int32         `json:"partition"`
-	Position    int64         `json:"position"`     // next source offset; everything below is on the target or rightly skipped
-	SourceEpoch int32         `json:"source_epoch"` // leader epoch of the last record read, -1: unknown
-	KnownEpoch  int32         `json:"known_epoch"`  // newest leader epoch of any record read: older leaders are not asked
-	TargetEnd   int64         `json:"target_end"`   // everything of ours below this target offset is covered
-	TargetEpoch int32         `json:"target_epoch"` // leader epoch of the target when TargetEnd was acknowledged
-	Quiescent   bool          `json:"quiescent"`    // nothing was sent behind this checkpoint
-	Lanes       []laneRecord  `json:"lanes,omitempty"`
-	Floor       offsets.Floor `json:"floor"`
-	FirstSeg    int64         `json:"first_segment"` // full segments of the offset map: [FirstSeg, NextSeg)
-	NextSeg     int64         `json:"next_segment"`
-	Extents     []byte        `json:"extents,omitempty"` // the newest, not yet full segment
-	Halt        *haltRecord   `json:"halt,omitempty"`
-	Retired     bool          `json:"retired,omitempty"`  // over by decision: only the offset map still speaks
-	Resolved    string        `json:"resolved,omitempty"` // id of the last decision that was carried out
-	HighWater   int64         `json:"high_water"`
-	LogStart    int64         `json:"log_start"`
-	CheckBelow  int64         `json:"check_below,omitempty"` // native source records below it may be on the target already: they halt
-	Started     bool          `json:"started"`               // something native was copied, or it was seen that nothing stands against it
-	AtMs        int64         `json:"at_ms"`
+	V           int            `json:"v"`
+	Topic       string         `json:"topic"`
+	Target      string         `json:"target"`
+	TargetID    string         `json:"target_id"` // hex
+	Partition   int32          `json:"partition"`
+	Position    int64          `json:"position"`     // next source offset; everything below is on the target or rightly skipped
+	SourceEpoch int32          `json:"source_epoch"` // leader epoch of the last record read, -1: unknown
+	KnownEpoch  int32          `json:"known_epoch"`  // newest leader epoch of any record read: older leaders are not asked
+	TargetEnd   int64          `json:"target_end"`   // everything of ours below this target offset is covered
+	TargetEpoch int32          `json:"target_epoch"` // leader epoch of the target when TargetEnd was acknowledged
+	Quiescent   bool           `json:"quiescent"`    // nothing was sent behind this checkpoint
+	Lanes       []laneRecord   `json:"lanes,omitempty"`
+	Floor       offsets.Floor  `json:"floor"`
+	Begin       *offsets.Begin `json:"begin,omitempty"` // of the offset map; nil: not known
+	FirstSeg    int64          `json:"first_segment"`   // full segments of the offset map: [FirstSeg, NextSeg)
+	NextSeg     int64          `json:"next_segment"`
+	Extents     []byte         `json:"extents,omitempty"` // the newest, not yet full segment
+	Runs        []byte         `json:"runs,omitempty"`    // the same from longMapVersion on, see offsets.Segment
+	Halt        *haltRecord    `json:"halt,omitempty"`
+	Retired     bool           `json:"retired,omitempty"`  // over by decision: only the offset map still speaks
+	Resolved    string         `json:"resolved,omitempty"` // id of the last decision that was carried out
+	HighWater   int64          `json:"high_water"`
+	LogStart    int64          `json:"log_start"`
+	CheckBelow  int64          `json:"check_below,omitempty"` // native source records below it may be on the target already: they halt
+	Started     bool           `json:"started"`               // something native was copied, or it was seen that nothing stands against it
+	AtMs        int64          `json:"at_ms"`
 }
 
 // haltRecord is why a pipeline stands.
@@ -182,7 +188,10 @@ func keyStart(rep string, topic [16]byte) string {
 func keyTopic(rep string, topic [16]byte) string {
 	return prefixTopic(rep) + hex.EncodeToString(topic[:])
 }
-func prefixTopic(rep string) string { return "c/topic/" + rep + "/" }
+func prefixTopic(rep string) string { return ledgerKind + "/" + rep + "/" }
+
+// ledgerKind begins the keys of the ledgers of all replicators.
+const ledgerKind = "c/topic"
 
 func keyResolve(rep string, id tp) string    { return "c/resolve/" + rep + "/" + id.key() }
 func keyCheckpoint(rep string, id tp) string { return prefixCheckpoint(rep) + id.key() }
@@ -191,7 +200,12 @@ func keyIntent(rep string, id tp, ring int) string {
 }
 func prefixIntent(rep string, id tp) string { return "i/" + rep + "/" + id.key() + "/" }
 func keySegment(rep string, id tp, n int64) string {
-	return "x/" + rep + "/" + id.key() + "/" + strconv.FormatInt(n%maxSegments, 10)
+	return "y/" + rep + "/" + id.key() + "/" + strconv.FormatInt(n%maxSegments, 10)
+}
+
+// keyPlainSegment is where the first version kept segments.
+func keyPlainSegment(rep string, id tp, n int64) string {
+	return "x/" + rep + "/" + id.key() + "/" + strconv.FormatInt(n%plainSegments, 10)
 }
 
 func (id tp) key() string {
@@ -248,7 +262,12 @@ func decode[T any](b []byte) (T, error) {
 	var ver struct {
 		V int `json:"v"`
 	}
-	if err := json.Unmarshal(b, &ver); err != nil || ver.V < 1 || ver.V > stateVersion {
+	newest := stateVersion
+	switch any(v).(type) {
+	case checkpoint, segmentRecord:
+		newest = longMapVersion
+	}
+	if err := json.Unmarshal(b, &ver); err != nil || ver.V < 1 || ver.V > newest {
 		return v, fmt.Errorf("decode %T: version %d is not known here: a newer anabranch wrote it", v, ver.V)
 	}
 	return v, nil
@@ -258,11 +277,8 @@ func decode[T any](b []byte) (T, error) {
 type segmentRecord struct {
 	V       int    `json:"v"`
 	N       int64  `json:"n"`
-	Extents []byte `json:"extents"`
-}
-
-func encodeSegment(n int64, e []offsets.Extent) []byte {
-	return encode(segmentRecord{V: stateVersion, N: n, Extents: offsets.Encode(e)})
+	Extents []byte `json:"extents,omitempty"` // of the first version
+	Runs    []byte `json:"runs,omitempty"`    // see offsets.Segment
 }
 
 func encodeExtents(e []offsets.Extent) []byte {

@@ -147,9 +147,9 @@ func (s *slot) undisturbed(before map[string]*producer) bool {
 type slotRecord struct {
 	ck      checkpoint
 	intents []intentRow
-	extents []offsets.Extent
-	fenced  *fencedTail // nil: needed no fence, or could not be fenced
-	missing *unfenced   // nil: it was fenced, or need not be
+	extents *offsets.Map // of the checkpoint
+	fenced  *fencedTail  // nil: needed no fence, or could not be fenced
+	missing *unfenced    // nil: it was fenced, or need not be
 }
 
 // load reads the records of the slot's partitions from the state table.
@@ -188,25 +188,9 @@ func (s *slot) loadRest(id tp, r *slotRecord) error {
 		}
 		r.intents = append(r.intents, rec.Pieces...)
 	}
-	for n := r.ck.FirstSeg; n < r.ck.NextSeg; n++ {
-		v, ok := s.e.targetState.Get(s.n, keySegment(s.e.o.Name, id, n))
-		if !ok {
-			return fmt.Errorf("read offset map of %s partition %d: segment %d is missing", r.ck.Topic, id.partition, n)
-		}
-		seg, err := decode[segmentRecord](v)
-		if err == nil && seg.N != n {
-			err = fmt.Errorf("segment %d is there instead of %d", seg.N, n)
-		}
-		if err != nil {
-			return fmt.Errorf("read offset map of %s partition %d: %w", r.ck.Topic, id.partition, err)
-		}
-		ext, err := offsets.Decode(seg.Extents)
-		if err != nil {
-			return fmt.Errorf("read offset map of %s partition %d: %w", r.ck.Topic, id.partition, err)
-		}
-		r.extents = append(r.extents, ext...)
-	}
-	return nil
+	recs, err := readMap(r.ck, s.e.o.Name, id, func(key string) ([]byte, bool) { return s.e.targetState.Get(s.n, key) }, nil)
+	r.extents = recs.m
+	return err
 }
 
 // position rebuilds every pipeline of the slot: clean ones from memory, the
@@ -248,10 +232,9 @@ func (s *slot) position(ctx context.Context, recs map[tp]*slotRecord, clean map[
 func (s *slot) renew(old *pipeline) *pipeline {
 	p := s.build(old.id, old.topic, old.target, old.targetID, old.maxBytes)
 	p.next, p.last, p.known = old.frontier(), old.frontierEpoch(), old.known
-	p.extents, p.segment, p.fullSegs = old.extents, old.segment, old.fullSegs
-	p.firstSeg, p.nextSeg = old.firstSeg, old.nextSeg
+	p.extents, p.savedSegs, p.plainSegs, p.tight = old.extents, old.savedSegs, old.plainSegs, old.tight
 	if seeded.Bug("segment-forgotten") {
-		p.fullSegs = nil
+		p.savedSegs = p.extents.Next()
 	}
 	p.targetEnd, p.targetEpoch = old.targetEnd, old.targetEpoch
 	p.highWater, p.logStart, p.started, p.checkBelow, p.resolved, p.lastAck = old.highWater, old.logStart, old.started, old.checkBelow, old.resolved, old.lastAck
@@ -288,14 +271,16 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 	p.next, p.last, p.targetEnd, p.targetEpoch = ck.Position, ck.SourceEpoch, ck.TargetEnd, ck.TargetEpoch
 	p.known = max(ck.KnownEpoch, ck.SourceEpoch)
 	p.highWater, p.logStart, p.started, p.resolved, p.checkBelow = ck.HighWater, ck.LogStart, ck.Started, ck.Resolved, ck.CheckBelow
-	p.firstSeg, p.nextSeg, p.halt = ck.FirstSeg, ck.NextSeg, ck.Halt
+	p.halt = ck.Halt
 	if p.halt == nil {
 		if old := s.pipes[id]; old != nil && !old.forgotten {
 			p.halt = old.halt // not durable yet
 		}
 	}
 	if broken == nil {
-		broken = p.restoreMap(ck, r.extents)
+		p.restoreMap(s.e.o.Name, ck, r.extents)
+	} else {
+		p.loseMap(ck)
 	}
 	p.beginEpoch(s.primary)
 	switch {
@@ -310,7 +295,6 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 	case broken != nil:
 		p.stop(dr.HaltPosition, broken.Error())
 		p.keepRecord(ck)
-		p.resetMap(max(ck.TargetEnd, 0))
 		err := s.resolveHalt(ctx, p)
 		p.beginEpoch(s.primary)
 		return p, err
@@ -343,21 +327,6 @@ func findsItself(c dr.HaltCode) bool {
 	default:
 		return false
 	}
-}
-
-// restoreMap rebuilds the offset map from the checkpoint and its full segments.
-func (p *pipeline) restoreMap(ck checkpoint, full []offsets.Extent) error {
-	tail, err := decodeExtents(ck.Extents)
-	if err != nil {
-		return fmt.Errorf("read the offset map: %w", err)
-	}
-	m, err := offsets.Restore(ck.Floor, append(full, tail...))
-	if err != nil {
-		return fmt.Errorf("read the offset map: %w", err)
-	}
-	p.segment, p.extents = tail, *m
-	p.extents.Limit = mapLimit
-	return nil
 }
 
 // readTail moves a pipeline to what the target's log holds.

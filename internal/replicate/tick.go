@@ -281,6 +281,7 @@ func (s *slot) checkRange(p *pipeline, f fetched) {
 // publish makes the slot's view.
 func (s *slot) publish(owned bool, reason string) {
 	s.published = time.Now()
+	s.weighMaps()
 	v := &slotView{owned: owned, reason: reason, partitions: make(map[tp]partitionView, len(s.pipes))}
 	for id, p := range s.pipes {
 		v.partitions[id] = partitionView{topic: p.topic, target: p.target, status: p.status(s.e.o.WorkerID)}

@@ -76,6 +76,7 @@ type produceAnswer struct {
 	code       int16
 	message    string
 	baseOffset int64
+	logStart   int64 // of the partition, -1: the answer does not say
 }
 
 // answersOf puts the answers of a response into out, by topic id. Where the
@@ -87,7 +88,7 @@ func answersOf(out map[tp]produceAnswer, resp *kmsg.ProduceResponse, named func(
 			id = named(t.Topic)
 		}
 		for _, p := range t.Partitions {
-			a := produceAnswer{code: p.ErrorCode, baseOffset: p.BaseOffset}
+			a := produceAnswer{code: p.ErrorCode, baseOffset: p.BaseOffset, logStart: p.LogStartOffset}
 			if p.ErrorMessage != nil {
 				a.message = *p.ErrorMessage
 			}
