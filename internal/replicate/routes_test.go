@@ -34,7 +34,8 @@ func newStateTopic(t *testing.T, slots int32) *stateTopic {
 		t.Fatal(err)
 	}
 	table := kstate.NewTable(kstate.TableOptions{Dial: func(o ...kgo.Opt) (*kgo.Client, error) {
-		return kgo.NewClient(append(o, b.ClientOptions()...)...)
+		o = append(o, b.ClientOptions()...)
+		return kgo.NewClient(o...)
 	}})
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
@@ -69,9 +70,9 @@ const routeSlots = 2
 // to offset 10 on, and returns the pipeline.
 func (st *stateTopic) writes(replicator string, source, target [16]byte, part int32, more ...func(*checkpoint)) (*slot, *pipeline) {
 	st.t.Helper()
-	s, p := mapSlot()
+	s, _ := mapSlot()
 	s.e.o.Name = replicator
-	p = s.build(tp{source, part}, "orders", "orders", target, 1<<20)
+	p := s.build(tp{source, part}, "orders", "orders", target, 1<<20)
 	p.startMap(&offsets.Begin{Source: 100, Target: 10, Bare: true})
 	p.beginEpoch(s.primary)
 	p.record(offsets.Extent{Source: 100, Target: 10, Length: 50})
