@@ -6,11 +6,21 @@ import (
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/mirror"
 	"github.com/anabranch/anabranch/internal/replicate"
 )
+
+// keepTarget keeps what is not records like the source's, while this worker
+// leads. What ends with an error ends the others, and is started again with them.
+func (r *replicator) keepTarget(ctx context.Context, source, target *kgo.Client) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.keepTopics(ctx, source, target) })
+	g.Go(func() error { return r.keepAccess(ctx, source, target) })
+	return g.Wait()
+}
 
 // keepTopics keeps the target's topics while this worker leads.
 func (r *replicator) keepTopics(ctx context.Context, source, target *kgo.Client) error {

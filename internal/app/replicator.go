@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/anabranch/anabranch/internal/access"
 	"github.com/anabranch/anabranch/internal/config"
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kbatch"
@@ -35,8 +36,11 @@ type replicator struct {
 		sync.Mutex
 		engine  *replicate.Engine // nil: none could be made
 		lead    *mirror.Topics    // nil: this worker does not keep the topics
+		access  *access.Access    // nil: this worker does not keep the access rules
 		failure error             // of the engine before this one
 		past    replicate.Stats   // of the engines before this one
+
+		accessFailures uint64 // of those who kept the rules before
 	}
 }
 
@@ -50,7 +54,7 @@ func newReplicator(a *App, build obs.Build, name string) *replicator {
 	o.Source = replicate.Endpoint{Name: settings.Source, Cluster: a.clientOptions(build, name, settings.Source)}
 	o.Target = replicate.Endpoint{Name: settings.Target, Cluster: a.clientOptions(build, name, settings.Target)}
 	o.Logger = a.log
-	o.Lead, o.Topics = r.keepTopics, r.topicReports
+	o.Lead, o.Topics = r.keepTarget, r.topicReports
 	r.options = o
 	if err == nil {
 		r.mu.engine, err = replicate.New(r.withTables(r.source.current().table, r.target.current().table))

@@ -84,6 +84,8 @@ type Replicator struct {
 	Forward           string           `json:"forward" jsonschema:"default=native,enum=native,enum=all" jsonschema_description:"native copies what clients wrote on the source; all also what replicators wrote there (for chains)."`
 	Delivery          dr.Delivery      `json:"delivery,omitempty" jsonschema:"default=exactly_once,enum=exactly_once,enum=at_least_once" jsonschema_description:"The least that will do where the target's brokers are found to break rules of Apache Kafka: exactly_once copies nothing then, at_least_once copies, and records may arrive twice."`
 	Groups            Groups           `json:"groups,omitzero" jsonschema_description:"The positions of consumer groups."`
+	ACLs              ACLs             `json:"acls,omitzero" jsonschema_description:"Access rules of the source that are made on the target; those that grant writing wait there for a failover."`
+	Quotas            bool             `json:"quotas,omitempty" jsonschema:"default=false" jsonschema_description:"Set the source's client quotas on the target."`
 	MemoryBudget      Size             `json:"memory_budget" jsonschema:"default=64MiB" jsonschema_description:"Bytes of record batches held in memory."`
 	SettingsInterval  Duration         `json:"settings_interval" jsonschema:"default=10s" jsonschema_description:"How often topic settings and partition counts are compared."`
 	DiscoveryInterval Duration         `json:"discovery_interval" jsonschema:"default=500ms" jsonschema_description:"How often the source is asked for new topics."`
@@ -104,6 +106,13 @@ type Groups struct {
 	Exclude      []string         `json:"exclude,omitempty" jsonschema_description:"Patterns; a group that matches one is left out."`
 	SyncInterval Duration         `json:"sync_interval" jsonschema:"default=5s" jsonschema_description:"How often the committed offsets of the source are read; at least 500ms."`
 	Deleted      dr.DeletedGroups `json:"deleted" jsonschema:"default=ignore,enum=ignore,enum=follow" jsonschema_description:"What happens on the target when a group's offsets are gone at the source: ignore keeps them there, follow deletes what this replicator wrote."`
+}
+
+// ACLs configures the copying of access rules. Their interval is that of quotas
+// too.
+type ACLs struct {
+	Enabled  bool     `json:"enabled" jsonschema:"default=true" jsonschema_description:"Whether access rules are copied. Where a cluster has no authorizer, or the replicator may not read or change rules, nothing happens but that it says so."`
+	Interval Duration `json:"interval" jsonschema:"default=60s" jsonschema_description:"How often access rules and quotas are compared."`
 }
 
 // API configures the HTTP API of the worker.
@@ -184,6 +193,7 @@ func DefaultReplicator() Replicator {
 		Forward:           ForwardNative,
 		Delivery:          dr.DeliveryExactlyOnce,
 		Groups:            DefaultGroups(),
+		ACLs:              DefaultACLs(),
 		MemoryBudget:      64 << 20,
 		SettingsInterval:  Duration(10 * time.Second),
 		DiscoveryInterval: Duration(500 * time.Millisecond),
@@ -195,3 +205,6 @@ func DefaultReplicator() Replicator {
 func DefaultGroups() Groups {
 	return Groups{Enabled: true, SyncInterval: Duration(5 * time.Second), Deleted: dr.GroupsKeep}
 }
+
+// DefaultACLs returns the defaults of acls.
+func DefaultACLs() ACLs { return ACLs{Enabled: true, Interval: Duration(time.Minute)} }

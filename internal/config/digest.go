@@ -43,6 +43,9 @@ func (c *Config) Content(replicator string) []byte {
 	if r.Delivery == dr.DeliveryExactlyOnce {
 		r.Delivery = "" // left out: files that do not name it keep the digest that they had before the key existed
 	}
+	if r.ACLs == DefaultACLs() {
+		r.ACLs = ACLs{} // likewise
+	}
 	raw, err := json.Marshal(content{
 		Name: replicator, Replicator: r,
 		SourceStateTopic: c.Clusters[r.Source].StateTopic,

@@ -68,6 +68,13 @@ func targetNames(r Replicator) nameSet {
 	return s
 }
 
+// SelectsPrefix reports whether the filter of the replicator may select a topic
+// of the source whose name starts with prefix.
+func (r Replicator) SelectsPrefix(prefix string) bool {
+	within := nameSet{include: []string{regexp.QuoteMeta(prefix) + ".*"}}
+	return common(selected(r.Topics), within) != ""
+}
+
 // common returns a name that is in every set, "" if there is none. When the
 // patterns are too large to tell, it returns "?": callers treat them as
 // overlapping, which is the safe side.

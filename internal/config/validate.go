@@ -214,6 +214,7 @@ func (l *loader) replicator(path string, r Replicator) {
 	}
 	l.span(path+".settings_interval", r.SettingsInterval, time.Second, 24*time.Hour)
 	l.span(path+".discovery_interval", r.DiscoveryInterval, 100*time.Millisecond, time.Hour)
+	l.span(path+".acls.interval", r.ACLs.Interval, time.Second, 24*time.Hour)
 	l.span(path+".session_timeout", r.SessionTimeout, time.Second, 30*time.Minute)
 }
 

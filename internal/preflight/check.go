@@ -23,7 +23,7 @@ func Check(ctx context.Context, o Options) (Report, error) {
 	dst := &cluster{o: o.Target, role: roleTarget, rep: o.Replicator}
 	for _, c := range []*cluster{src, dst} {
 		c.o.Logger = o.Logger
-		c.report = ClusterReport{Name: c.o.Name, Principal: principal(c.o), Addresses: []AddressReport{}, Brokers: []BrokerReport{}, MissingGrants: []string{}}
+		c.report = ClusterReport{Name: c.o.Name, Principal: kclient.Principal(c.o), Addresses: []AddressReport{}, Brokers: []BrokerReport{}, MissingGrants: []string{}}
 	}
 	bounded, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()

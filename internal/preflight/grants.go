@@ -43,31 +43,16 @@ type resource struct {
 	prefixed bool
 }
 
-// quoteShell quotes s for a POSIX shell where needed.
-func quoteShell(s string) string {
-	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:,=/@") == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
 // command returns the kafka-acls.sh command that grants ops on r.
 func (c *cluster) command(r resource, ops []string) string {
-	parts := []string{
-		"kafka-acls.sh", "--bootstrap-server", quoteShell(c.o.BootstrapServers[0]), "--command-config", "admin.properties",
-		"--add", "--allow-principal", quoteShell(c.report.Principal),
-	}
-	for _, op := range ops {
-		parts = append(parts, "--operation", op)
-	}
-	parts = append(parts, r.option)
+	words := []string{r.option}
 	if r.name != "" {
-		parts = append(parts, quoteShell(r.name))
+		words = append(words, r.name)
 	}
 	if r.prefixed {
-		parts = append(parts, "--resource-pattern-type", "prefixed")
+		words = append(words, "--resource-pattern-type", "prefixed")
 	}
-	return strings.Join(parts, " ")
+	return kclient.GrantCommand(c.o, c.report.Principal, ops, words...)
 }
 
 // missing reports that ops on r are lacking. why says what will not work.
@@ -81,26 +66,6 @@ func (c *cluster) missing(severity dr.Severity, r resource, ops []string, why st
 	}
 	c.report.MissingGrants = append(c.report.MissingGrants, line)
 	c.found("permission_missing", severity, c.subject(), line, "%s is not allowed: %s on %s", c.report.Principal, strings.Join(ops, ", "), why)
-}
-
-// principal returns the name that the brokers see, as far as the options tell
-// it. Brokers may map names; the authentication of AWS and of token servers
-// gives names that only they know.
-func principal(o kclient.Options) string {
-	switch s := o.SASL; {
-	case s != nil && s.Username != "":
-		return "User:" + s.Username
-	case s != nil && s.OAuth.ClientID != "":
-		return "User:" + s.OAuth.ClientID
-	case s != nil:
-		return "User:<principal>"
-	case o.TLS != nil && o.TLS.CertFile != "":
-		if pair, err := kclient.LoadKeyPair(o.TLS.CertFile, o.TLS.KeyFile); err == nil && pair.Leaf != nil {
-			return "User:" + pair.Leaf.Subject.String()
-		}
-		return "User:<principal>"
-	}
-	return "User:ANONYMOUS"
 }
 
 // topicResources turns include patterns into the narrowest resources that a

@@ -1,0 +1,296 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kclient"
+)
+
+const minRetry = time.Second // first pause after a failed round, doubled up to the interval
+
+// Access keeps the access rules and quotas of a target like those of a source.
+type Access struct {
+	o             Options
+	failures      atomic.Uint64
+	refusedACLs   refusals[dr.ACL]
+	refusedQuotas refusals[QuotaKey]
+
+	mu struct {
+		sync.Mutex
+		ids    map[side]string // cluster ids, pinned by the first answers
+		status dr.AccessStatus
+	}
+}
+
+// New checks the options. It does no I/O and starts nothing.
+func New(o Options) (*Access, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("check options of access rules: %w", err)
+	}
+	a := &Access{o: o}
+	a.mu.ids = map[side]string{onSource: o.Source.ID, onTarget: o.Target.ID}
+	a.mu.status = dr.AccessStatus{ACLs: a.first(o.ACLs), Quotas: a.first(o.Quotas)}
+	return a, nil
+}
+
+func (a *Access) first(c Choice) dr.AccessPart {
+	if c == Leave {
+		return dr.AccessPart{State: dr.AccessOff}
+	}
+	return dr.AccessPart{State: dr.AccessStarting}
+}
+
+// Run looks at both clusters again and again and does what the plan says, until
+// ctx is cancelled; then it returns nil. Failures are retried with growing pauses
+// and shown by Status.
+func (a *Access) Run(ctx context.Context) error {
+	if a.o.ACLs == Leave && a.o.Quotas == Leave {
+		<-ctx.Done()
+		return nil
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	retry := min(minRetry, a.o.Interval)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		status := a.Round(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if status.ACLs.State == dr.AccessFailed || status.Quotas.State == dr.AccessFailed {
+			timer.Reset(retry)
+			retry = min(2*retry, a.o.Interval)
+			continue
+		}
+		retry = min(minRetry, a.o.Interval)
+		timer.Reset(a.o.Interval)
+	}
+}
+
+// Round looks, plans and applies once, and returns what Status returns
+// afterwards. It is for one caller at a time.
+func (a *Access) Round(ctx context.Context) dr.AccessStatus {
+	var st dr.AccessStatus
+	var errs [2]error
+	st.ACLs, st.Quotas = a.first(a.o.ACLs), a.first(a.o.Quotas)
+	if a.o.ACLs == Carry {
+		var entries []dr.ACLEntry
+		entries, errs[0] = a.roundACLs(ctx)
+		for _, e := range entries {
+			if e.State == dr.ACLStaged {
+				st.Staged++
+			}
+			if e.State.Drifts() {
+				st.Drift++
+			}
+		}
+		st.ACLs = partOf(errs[0])
+	}
+	if a.o.Quotas == Carry {
+		var entries []dr.QuotaEntry
+		entries, errs[1] = a.roundQuotas(ctx)
+		for _, e := range entries {
+			if e.State.Drifts() {
+				st.Drift++
+			}
+		}
+		st.Quotas = partOf(errs[1])
+	}
+	if ctx.Err() != nil {
+		return a.Status()
+	}
+	for _, err := range errs {
+		if err != nil && partOf(err).State != dr.AccessNoAuthorizer {
+			a.failures.Add(1)
+		}
+	}
+	st.CheckedAt = a.o.Now()
+	a.publish(ctx, st)
+	return st
+}
+
+func (a *Access) roundACLs(ctx context.Context) ([]dr.ACLEntry, error) {
+	v, err := a.readACLs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	changes, entries := plan(v)
+	if changes, err = a.confirmed(ctx, v, changes); err != nil {
+		return entries, err
+	}
+	return entries, a.apply(ctx, v, changes)
+}
+
+func (a *Access) roundQuotas(ctx context.Context) ([]dr.QuotaEntry, error) {
+	v, err := a.readQuotas(ctx)
+	if err != nil {
+		return nil, err
+	}
+	changes, entries := planQuotas(v)
+	return entries, a.applyQuotas(ctx, v, changes)
+}
+
+// partOf returns the state that an error stands for.
+func partOf(err error) dr.AccessPart {
+	if err == nil {
+		return dr.AccessPart{State: dr.AccessRunning}
+	}
+	if lacking, ok := errors.AsType[*lackingError](err); ok {
+		return lacking.part
+	}
+	return dr.AccessPart{State: dr.AccessFailed, Reason: err.Error()}
+}
+
+// publish keeps what a round found, and logs what changed.
+func (a *Access) publish(ctx context.Context, st dr.AccessStatus) {
+	a.mu.Lock()
+	before := a.mu.status
+	a.mu.status = st
+	a.mu.Unlock()
+	for _, part := range []struct {
+		what      string
+		was, part dr.AccessPart
+	}{{"access rules", before.ACLs, st.ACLs}, {"client quotas", before.Quotas, st.Quotas}} {
+		if part.was.State == part.part.State && part.was.Reason == part.part.Reason {
+			continue
+		}
+		level := slog.LevelInfo
+		if part.part.State == dr.AccessFailed || part.part.State == dr.AccessUnauthorized {
+			level = slog.LevelWarn
+		}
+		a.o.Logger.LogAttrs(ctx, level, part.what+" changed state", slog.String("state", string(part.part.State)),
+			slog.String("reason", part.part.Reason), slog.Any("grants", part.part.Grants))
+	}
+}
+
+// Status returns what the last round of Run found.
+func (a *Access) Status() dr.AccessStatus {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.mu.status
+}
+
+// Failures returns how often something could not be read or made.
+func (a *Access) Failures() uint64 { return a.failures.Load() }
+
+// Diff compares both clusters anew and changes nothing. What cannot be read is a
+// part's state; the error is one of ctx only.
+func (a *Access) Diff(ctx context.Context) (dr.AccessDiff, error) {
+	d := dr.AccessDiff{
+		Replicator: a.o.Replicator, ACLs: a.first(a.o.ACLs), Quotas: a.first(a.o.Quotas),
+		Rules: []dr.ACLEntry{}, Limits: []dr.QuotaEntry{}, Scram: []dr.ScramUser{},
+	}
+	if a.o.ACLs == Carry {
+		v, err := a.readACLs(ctx)
+		if d.ACLs = partOf(err); err == nil {
+			_, d.Rules = plan(v)
+		}
+	}
+	if a.o.Quotas == Carry {
+		v, err := a.readQuotas(ctx)
+		if d.Quotas = partOf(err); err == nil {
+			_, d.Limits = planQuotas(v)
+		}
+	}
+	scram, err := a.scram(ctx)
+	if d.Credentials = partOf(err); err == nil {
+		d.Scram = scram
+	}
+	if d.Rules == nil {
+		d.Rules = []dr.ACLEntry{}
+	}
+	if d.Limits == nil {
+		d.Limits = []dr.QuotaEntry{}
+	}
+	return d, ctx.Err()
+}
+
+// scram returns the users whose SCRAM credentials the target lacks.
+func (a *Access) scram(ctx context.Context) ([]dr.ScramUser, error) {
+	var users [2]map[string][]string
+	for i, side := range []side{onSource, onTarget} {
+		const what = "list the SCRAM credentials"
+		err := a.allowed(ctx, side, what, opDescribe)
+		if err == nil {
+			users[i], err = listScram(ctx, a.cluster(side).Client)
+		}
+		if err != nil {
+			return nil, a.lacking(side, what, []string{opDescribe}, err)
+		}
+	}
+	source, target := users[0], users[1]
+	own := a.o.scope().principals
+	out := []dr.ScramUser{}
+	for _, user := range slices.Sorted(maps.Keys(source)) {
+		missing := slices.DeleteFunc(slices.Clone(source[user]), func(m string) bool { return slices.Contains(target[user], m) })
+		if len(missing) == 0 || slices.Contains(own, "User:"+user) {
+			continue
+		}
+		out = append(out, dr.ScramUser{User: user, Mechanisms: missing, Hint: scramCommand(a.o.Target.Reach, user, missing)})
+	}
+	return out, nil
+}
+
+// scramCommand returns the kafka-configs.sh command that makes credentials.
+func scramCommand(target kclient.Options, user string, mechanisms []string) string {
+	var credentials []string
+	for _, m := range mechanisms {
+		credentials = append(credentials, m+"=[password=<password>]")
+	}
+	return strings.Join([]string{
+		"kafka-configs.sh", "--bootstrap-server", kclient.QuoteShell(target.BootstrapServers[0]), "--command-config", "admin.properties",
+		"--alter", "--entity-type", "users", "--entity-name", kclient.QuoteShell(user), "--add-config", kclient.QuoteShell(strings.Join(credentials, ",")),
+	}, " ")
+}
+
+// refusals remembers what the target said no to. Its zero value is empty.
+type refusals[K comparable] struct {
+	mu struct {
+		sync.Mutex
+		list map[K]refusal
+	}
+}
+
+type refusal struct {
+	reason string
+	until  time.Time
+}
+
+func (r *refusals[K]) note(k K, reason string, until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.mu.list == nil {
+		r.mu.list = make(map[K]refusal)
+	}
+	r.mu.list[k] = refusal{reason, until}
+}
+
+// recent returns the refusals that still hold.
+func (r *refusals[K]) recent(now time.Time) map[K]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make(map[K]string, len(r.mu.list))
+	for k, x := range r.mu.list {
+		if now.Before(x.until) {
+			out[k] = x.reason
+			continue
+		}
+		delete(r.mu.list, k)
+	}
+	return out
+}

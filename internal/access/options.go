@@ -1,0 +1,116 @@
+package access
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kclient"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const defaultInterval = time.Minute
+
+// Matcher selects names. dr.TopicFilter is one.
+type Matcher interface{ Match(name string) bool }
+
+// Cluster is one side of a replicator.
+type Cluster struct {
+	Client *kgo.Client     // required; borrowed, not closed
+	Reach  kclient.Options // its name, its addresses and its principal, for what people are told
+	ID     string          // the identity that it must have; empty means that of the first answer
+}
+
+// Options configures Access. Fields that are not marked as required may be left
+// at their zero value.
+type Options struct {
+	Replicator     string // required; its name
+	Source, Target Cluster
+	Ledger         Ledger // required
+
+	ACLs   Choice // zero: rules are carried over
+	Quotas Choice // zero: quotas are carried over
+
+	Topics      Matcher                  // nil means the zero dr.TopicFilter
+	TopicPrefix func(prefix string) bool // whether a topic with this prefix may be selected; nil means always
+	Groups      Matcher                  // nil means all
+	Naming      dr.Naming
+	Deleted     dr.DeletePolicy // of topics
+	ForwardAll  bool            // pass on what replicators made at the source too
+
+	// Principals are the replicators' own, with their type: "User:dr". Nothing of
+	// theirs is touched. Those of the two clusters are added.
+	Principals []string
+
+	Interval time.Duration // between looks; default one minute
+	Logger   *slog.Logger  // nil means discard
+	Now      func() time.Time
+}
+
+// Choice says whether something is carried over.
+type Choice int
+
+// The choices.
+const (
+	Carry Choice = iota
+	Leave
+)
+
+func (o Options) withDefaults() (Options, error) {
+	var errs []error
+	if o.Replicator == "" {
+		errs = append(errs, errors.New("the replicator's name is required"))
+	}
+	if o.Source.Client == nil || o.Target.Client == nil {
+		errs = append(errs, errors.New("source and target client are required"))
+	}
+	if o.Ledger == nil {
+		errs = append(errs, errors.New("ledger is required"))
+	}
+	if o.Interval < 0 {
+		errs = append(errs, fmt.Errorf("interval %v must not be negative", o.Interval))
+	}
+	if o.Interval == 0 {
+		o.Interval = defaultInterval
+	}
+	if o.Topics == nil {
+		o.Topics = dr.TopicFilter{}
+	}
+	if o.Groups == nil {
+		o.Groups = everyName{}
+	}
+	if o.TopicPrefix == nil {
+		o.TopicPrefix = func(string) bool { return true }
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o, errors.Join(errs...)
+}
+
+// everyName selects all names.
+type everyName struct{}
+
+// Match implements Matcher.
+func (everyName) Match(string) bool { return true }
+
+// scope returns which rules are this replicator's business.
+func (o Options) scope() scope {
+	s := scope{
+		replicator: o.Replicator, topics: o.Topics, groups: o.Groups, topicPrefix: o.TopicPrefix, naming: o.Naming,
+		deletesTopic: o.Deleted == dr.DeleteFollow, principals: append([]string(nil), o.Principals...),
+	}
+	for _, c := range []Cluster{o.Source, o.Target} {
+		// A name that only the brokers know has angle brackets.
+		if p := kclient.Principal(c.Reach); !strings.ContainsAny(p, "<>") {
+			s.principals = append(s.principals, p)
+		}
+	}
+	return s
+}

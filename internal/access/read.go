@@ -1,0 +1,371 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const requestTimeout = 20 * time.Second
+
+// side says which cluster something is about.
+type side string
+
+const (
+	onSource side = "source"
+	onTarget side = "target"
+)
+
+func (a *Access) cluster(s side) Cluster {
+	if s == onSource {
+		return a.o.Source
+	}
+	return a.o.Target
+}
+
+// requestor sends requests to a cluster, or to one of its brokers.
+type requestor interface {
+	Request(ctx context.Context, req kmsg.Request) (kmsg.Response, error)
+}
+
+// ask sends one request, bounded in time.
+func ask[R kmsg.Response](ctx context.Context, to requestor, req kmsg.Request) (R, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var none R
+	kresp, err := to.Request(ctx, req)
+	if err != nil {
+		return none, err
+	}
+	resp, ok := kresp.(R)
+	if !ok {
+		return none, fmt.Errorf("the answer is a %T", kresp)
+	}
+	return resp, nil
+}
+
+// identify returns the cluster id and the ids of the brokers.
+func identify(ctx context.Context, cl *kgo.Client) (id string, brokers []int32, err error) {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{} // none, nil would be all
+	resp, err := ask[*kmsg.MetadataResponse](ctx, cl, req)
+	if err != nil {
+		return "", nil, err
+	}
+	for _, b := range resp.Brokers {
+		brokers = append(brokers, b.NodeID)
+	}
+	if resp.ClusterID == nil {
+		return "", nil, errors.New("the cluster does not tell its id")
+	}
+	return *resp.ClusterID, brokers, nil
+}
+
+// checkCluster returns the cluster's id, and refuses one that is another than
+// before: all rules would look gone.
+func (a *Access) checkCluster(ctx context.Context, s side) (string, []int32, error) {
+	id, brokers, err := identify(ctx, a.cluster(s).Client)
+	if err != nil {
+		return "", nil, requestError(s, "reach", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.mu.ids[s] == "" {
+		a.mu.ids[s] = id
+	}
+	if want := a.mu.ids[s]; want != id {
+		return "", nil, &dr.Error{
+			Code: dr.CodeConflict, Hint: "check the bootstrap servers; nothing is changed while the cluster is another one",
+			Err: fmt.Errorf("check the %s cluster: its id is %q, expected %q", s, id, want),
+		}
+	}
+	return id, brokers, nil
+}
+
+// allowed asks a cluster what the replicator may do on it (KIP-430) before that
+// is tried: a broker writes a stack trace into its log for a DescribeAcls request
+// that it refuses (KafkaApis). The answer is nil where the broker does not say.
+func (a *Access) allowed(ctx context.Context, s side, what, op string) error {
+	req := kmsg.NewPtrDescribeClusterRequest()
+	req.IncludeClusterAuthorizedOperations = true
+	resp, err := ask[*kmsg.DescribeClusterResponse](ctx, a.cluster(s).Client, req)
+	if err == nil {
+		err = brokerError(resp.ErrorCode, resp.ErrorMessage)
+	}
+	if errors.Is(err, kerr.UnsupportedVersion) {
+		return nil
+	}
+	if err != nil {
+		return requestError(s, "ask what is allowed", err)
+	}
+	bits := resp.ClusterAuthorizedOperations
+	// Negative: not told. Nothing at all: Describe is not allowed on the cluster,
+	// and then the broker does not tell the rest.
+	if bits < 0 || bits>>codeOf(operationNames(), op)&1 == 1 || (bits == 0 && op != opDescribe && op != opAlter) {
+		return nil
+	}
+	return a.lacking(s, what, []string{op}, kerr.ClusterAuthorizationFailed)
+}
+
+// listACLs returns all rules that one broker knows.
+func listACLs(ctx context.Context, to requestor) (map[dr.ACL]struct{}, error) {
+	req := kmsg.NewPtrDescribeACLsRequest()
+	req.ResourceType, req.ResourcePatternType = kmsg.ACLResourceTypeAny, kmsg.ACLResourcePatternTypeAny
+	req.Operation, req.PermissionType = kmsg.ACLOperationAny, kmsg.ACLPermissionTypeAny
+	resp, err := ask[*kmsg.DescribeACLsResponse](ctx, to, req)
+	if err == nil {
+		err = brokerError(resp.ErrorCode, resp.ErrorMessage)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[dr.ACL]struct{})
+	for _, r := range resp.Resources {
+		for _, x := range r.ACLs {
+			out[aclOf(r, x)] = struct{}{}
+		}
+	}
+	return out, nil
+}
+
+// rules returns all rules of a cluster.
+func (a *Access) rules(ctx context.Context, s side) (map[dr.ACL]struct{}, error) {
+	const what = "read the access rules"
+	need := opDescribe
+	if s == onTarget {
+		need = opAlter // which includes Describe
+	}
+	if err := a.allowed(ctx, s, what, opDescribe); err != nil {
+		return nil, a.lacking(s, what, []string{need}, err)
+	}
+	list, err := listACLs(ctx, a.cluster(s).Client)
+	if err != nil {
+		return nil, a.lacking(s, what, []string{need}, err)
+	}
+	return list, nil
+}
+
+// readACLs looks at both clusters and at the ledger. What replicators made at the
+// source is read before and after its rules: a rule that comes or goes meanwhile
+// is in one of the two.
+func (a *Access) readACLs(ctx context.Context) (view, error) {
+	v := view{scope: a.o.scope(), forwardAll: a.o.ForwardAll, now: a.o.Now()}
+	var err error
+	if v.sourceID, v.targetID, err = a.checkBoth(ctx); err != nil {
+		return view{}, err
+	}
+	before, err := a.remember(ctx)
+	if err != nil {
+		return view{}, err
+	}
+	if v.source, err = a.rules(ctx, onSource); err != nil {
+		return view{}, err
+	}
+	if v.target, err = a.rules(ctx, onTarget); err != nil {
+		return view{}, err
+	}
+	after, err := a.remember(ctx)
+	if err != nil {
+		return view{}, err
+	}
+	v.made = make(map[dr.ACL][]Made)
+	for _, m := range append(before.source, after.source...) {
+		if m.ACL != nil && m.counts(v.now) {
+			v.made[*m.ACL] = append(v.made[*m.ACL], m)
+		}
+	}
+	v.mine, v.shared = make(map[dr.ACL]Entry), make(map[dr.ACL]string)
+	for _, m := range after.target {
+		switch {
+		case m.ACL == nil:
+		case m.Replicator == a.o.Replicator:
+			v.mine[*m.ACL] = m.Entry
+		case m.Phase == PhaseMade:
+			v.shared[*m.ACL] = m.Replicator
+		}
+	}
+	v.fences = make(map[dr.ACL]struct{})
+	for _, f := range append(before.fences, after.fences...) {
+		v.fences[f] = struct{}{}
+	}
+	v.refused = a.refusedACLs.recent(v.now)
+	return v, nil
+}
+
+// memory is what the ledger holds at one moment.
+type memory struct {
+	source, target []Made
+	fences         []dr.ACL
+}
+
+// remember reads the ledger to its present end.
+func (a *Access) remember(ctx context.Context) (memory, error) {
+	l := a.o.Ledger
+	err := l.Refresh(ctx)
+	var m memory
+	if err == nil {
+		m.source, err = l.Source()
+	}
+	if err == nil {
+		m.target, err = l.Target()
+	}
+	if err == nil {
+		m.fences, err = l.Fences()
+	}
+	if err != nil {
+		return memory{}, fmt.Errorf("read the state of both clusters: %w", err)
+	}
+	return m, nil
+}
+
+// counts reports whether an entry makes its rule one that a replicator made.
+func (e Entry) counts(now time.Time) bool {
+	return e.Phase == PhaseMade || (e.Phase == PhaseRemoved && now.Sub(e.At) <= removedLife)
+}
+
+func (a *Access) checkBoth(ctx context.Context) (source, target string, err error) {
+	if source, _, err = a.checkCluster(ctx, onSource); err != nil {
+		return "", "", err
+	}
+	if target, _, err = a.checkCluster(ctx, onTarget); err != nil {
+		return "", "", err
+	}
+	return source, target, nil
+}
+
+// confirmed returns the changes without those that take something away although
+// a broker of the source still has the rule that it was made of. Where a broker
+// does not answer, nothing is taken away.
+func (a *Access) confirmed(ctx context.Context, v view, changes []Change) ([]Change, error) {
+	var kept, taking []Change
+	for _, c := range changes {
+		if c.Action == ActionDelete || c.Action == ActionForget {
+			taking = append(taking, c)
+		} else {
+			kept = append(kept, c)
+		}
+	}
+	if len(taking) == 0 {
+		return changes, nil
+	}
+	_, brokers, err := a.checkCluster(ctx, onSource)
+	if err != nil {
+		return nil, err
+	}
+	asked := make(map[dr.ACL]struct{})
+	for _, b := range brokers {
+		rules, err := listACLs(ctx, a.o.Source.Client.Broker(int(b)))
+		if err != nil {
+			return nil, requestError(onSource, fmt.Sprintf("ask broker %d whether rules are gone", b), err)
+		}
+		seen := v
+		seen.source = rules
+		p := &planner{view: seen, wanted: map[dr.ACL]want{}, backed: map[dr.ACL]struct{}{}}
+		for r := range rules {
+			p.read(r)
+		}
+		for r := range p.wanted {
+			asked[r] = struct{}{}
+		}
+		maps.Copy(asked, p.backed)
+	}
+	for _, c := range taking {
+		if !has(asked, c.ACL) {
+			kept = append(kept, c)
+		}
+	}
+	return kept, nil
+}
+
+// readQuotas looks at both clusters and at the ledger.
+func (a *Access) readQuotas(ctx context.Context) (quotaView, error) {
+	v := quotaView{scope: a.o.scope(), forwardAll: a.o.ForwardAll, now: a.o.Now()}
+	var err error
+	if v.sourceID, v.targetID, err = a.checkBoth(ctx); err != nil {
+		return quotaView{}, err
+	}
+	before, err := a.remember(ctx)
+	if err != nil {
+		return quotaView{}, err
+	}
+	if v.source, err = listQuotas(ctx, a.o.Source.Client); err != nil {
+		return quotaView{}, a.lacking(onSource, "read the client quotas", []string{opDescribeConfigs}, err)
+	}
+	if v.target, err = listQuotas(ctx, a.o.Target.Client); err != nil {
+		return quotaView{}, a.lacking(onTarget, "read the client quotas", []string{opAlterConfigs}, err)
+	}
+	after, err := a.remember(ctx)
+	if err != nil {
+		return quotaView{}, err
+	}
+	v.made = make(map[QuotaKey][]Made)
+	for _, m := range append(before.source, after.source...) {
+		if m.Quota != nil && m.counts(v.now) {
+			v.made[*m.Quota] = append(v.made[*m.Quota], m)
+		}
+	}
+	v.mine = make(map[QuotaKey]Entry)
+	for _, m := range after.target {
+		if m.Quota != nil && m.Replicator == a.o.Replicator {
+			v.mine[*m.Quota] = m.Entry
+		}
+	}
+	v.refused = a.refusedQuotas.recent(v.now)
+	return v, nil
+}
+
+// listQuotas returns all client quotas.
+func listQuotas(ctx context.Context, to requestor) (map[QuotaKey]float64, error) {
+	resp, err := ask[*kmsg.DescribeClientQuotasResponse](ctx, to, kmsg.NewPtrDescribeClientQuotasRequest())
+	if err == nil {
+		err = brokerError(resp.ErrorCode, resp.ErrorMessage)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[QuotaKey]float64)
+	for _, e := range resp.Entries {
+		var parts []part
+		for _, p := range e.Entity {
+			parts = append(parts, part{p.Type, p.Name})
+		}
+		entity := entityText(parts)
+		for _, x := range e.Values {
+			out[QuotaKey{entity, x.Key}] = x.Value
+		}
+	}
+	return out, nil
+}
+
+// listScram returns the SCRAM mechanisms of every user that has credentials.
+func listScram(ctx context.Context, to requestor) (map[string][]string, error) {
+	resp, err := ask[*kmsg.DescribeUserSCRAMCredentialsResponse](ctx, to, kmsg.NewPtrDescribeUserSCRAMCredentialsRequest())
+	if err == nil {
+		err = brokerError(resp.ErrorCode, resp.ErrorMessage)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string][]string)
+	for _, r := range resp.Results {
+		if err := kerr.ErrorForCode(r.ErrorCode); err != nil {
+			return nil, fmt.Errorf("user %s: %w", r.User, err)
+		}
+		for _, c := range r.CredentialInfos {
+			switch c.Mechanism {
+			case 1:
+				out[r.User] = append(out[r.User], "SCRAM-SHA-256")
+			case 2:
+				out[r.User] = append(out[r.User], "SCRAM-SHA-512")
+			}
+		}
+	}
+	return out, nil
+}

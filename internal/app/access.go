@@ -1,0 +1,177 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/anabranch/anabranch/internal/access"
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/replicate"
+)
+
+// keepAccess keeps the target's access rules and quotas while this worker leads.
+func (r *replicator) keepAccess(ctx context.Context, source, target *kgo.Client) error {
+	engine, err := r.working()
+	if err != nil {
+		return err
+	}
+	o, err := r.accessOptions(engine, source, target)
+	if err != nil {
+		return err
+	}
+	a, err := access.New(o)
+	if err != nil {
+		return err
+	}
+	r.setAccess(a)
+	defer r.setAccess(nil)
+	return a.Run(ctx)
+}
+
+// accessOptions translates the settings of a file.
+func (r *replicator) accessOptions(engine *replicate.Engine, source, target *kgo.Client) (access.Options, error) {
+	ids := engine.Status()
+	if ids.SourceClusterID == "" || ids.TargetClusterID == "" {
+		return access.Options{}, &dr.Error{Code: dr.CodeConflict, Hint: "wait until it is past CREATING", Err: fmt.Errorf("replicator %s has not reached its clusters yet", r.name)}
+	}
+	s := r.settings
+	o := access.Options{
+		Replicator: r.name, Ledger: accessLedger{engine, r.name},
+		Source:   access.Cluster{Client: source, Reach: r.options.Source.Cluster, ID: ids.SourceClusterID},
+		Target:   access.Cluster{Client: target, Reach: r.options.Target.Cluster, ID: ids.TargetClusterID},
+		Topics:   r.options.Filter,
+		Naming:   r.options.Naming,
+		Deleted:  s.DeletedTopics,
+		Interval: s.ACLs.Interval.Std(), ForwardAll: r.options.ForwardAll, TopicPrefix: s.SelectsPrefix, Logger: r.log,
+	}
+	if !s.ACLs.Enabled {
+		o.ACLs = access.Leave
+	}
+	if !s.Quotas {
+		o.Quotas = access.Leave
+	}
+	return o, nil
+}
+
+// setAccess says who keeps the rules on this worker, nil for nobody.
+func (r *replicator) setAccess(a *access.Access) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.mu.access != nil {
+		r.mu.accessFailures += r.mu.access.Failures()
+	}
+	r.mu.access = a
+}
+
+// accessStatus returns what the keeper of the rules says, nil when that is
+// another worker, and how often something failed on this worker.
+func (r *replicator) accessStatus() (st *dr.AccessStatus, failures uint64) {
+	r.mu.Lock()
+	a, failures := r.mu.access, r.mu.accessFailures
+	r.mu.Unlock()
+	if a == nil {
+		return nil, failures
+	}
+	return new(a.Status()), failures + a.Failures()
+}
+
+// diffAccess compares the rules and quotas of both clusters, from any worker.
+func (r *replicator) diffAccess(ctx context.Context) (dr.AccessDiff, error) {
+	engine, err := r.working()
+	if err != nil {
+		return dr.AccessDiff{}, err
+	}
+	source, target, done, err := r.dial()
+	if err != nil {
+		return dr.AccessDiff{}, err
+	}
+	defer done()
+	o, err := r.accessOptions(engine, source, target)
+	if err != nil {
+		return dr.AccessDiff{}, err
+	}
+	a, err := access.New(o)
+	if err != nil {
+		return dr.AccessDiff{}, err
+	}
+	return a.Diff(ctx)
+}
+
+// dial makes clients of both clusters for one look at them. done closes them.
+func (r *replicator) dial() (source, target *kgo.Client, done func(), err error) {
+	if source, err = r.options.Source.Dial(); err != nil {
+		return nil, nil, nil, err
+	}
+	if target, err = r.options.Target.Dial(); err != nil {
+		source.Close()
+		return nil, nil, nil, err
+	}
+	return source, target, func() { source.Close(); target.Close() }, nil
+}
+
+// accessLedger keeps the memory of package access in the engine's records.
+type accessLedger struct {
+	engine *replicate.Engine
+	name   string
+}
+
+// Refresh implements access.Ledger.
+func (l accessLedger) Refresh(ctx context.Context) error { return l.engine.RefreshAccess(ctx) }
+
+// Source implements access.Ledger.
+func (l accessLedger) Source() ([]access.Made, error) { return madeOf(l.engine.SourceAccess()) }
+
+// Target implements access.Ledger.
+func (l accessLedger) Target() ([]access.Made, error) { return madeOf(l.engine.TargetAccess()) }
+
+func madeOf(records []replicate.AccessRecord, err error) ([]access.Made, error) {
+	if err != nil {
+		return nil, err
+	}
+	out := make([]access.Made, 0, len(records))
+	for _, r := range records {
+		m := access.Made{Replicator: r.Replicator}
+		if err := json.Unmarshal(r.Entry, &m.Entry); err != nil {
+			return nil, fmt.Errorf("read the entry %s of replicator %s: %w", r.Key, r.Replicator, err)
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// Fences implements access.Ledger.
+func (l accessLedger) Fences() ([]dr.ACL, error) {
+	lists, err := l.engine.Fences()
+	if err != nil {
+		return nil, err
+	}
+	var out []dr.ACL
+	for _, raw := range lists {
+		var acls []dr.ACL
+		if err := json.Unmarshal(raw, &acls); err != nil {
+			return nil, fmt.Errorf("read the rules of a fence: %w", err)
+		}
+		out = append(out, acls...)
+	}
+	return out, nil
+}
+
+// Record implements access.Ledger.
+func (l accessLedger) Record(ctx context.Context, entries map[string]*access.Entry) error {
+	records := make([]replicate.AccessRecord, 0, len(entries))
+	for key, e := range entries {
+		r := replicate.AccessRecord{Replicator: l.name, Key: key}
+		if e != nil {
+			raw, err := json.Marshal(e)
+			if err != nil {
+				return fmt.Errorf("encode the entry %s: %w", key, err)
+			}
+			r.Entry = raw
+		}
+		records = append(records, r)
+	}
+	return l.engine.RecordAccess(ctx, records)
+}
