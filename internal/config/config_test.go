@@ -84,9 +84,9 @@ func TestLoad_MinimalFileGetsDefaults(t *testing.T) {
 	}
 	r := c.Replicators["secondary-to-primary"]
 	got := fmt.Sprintln(c.Version, c.WorkerID, c.API.Listen, c.Log, c.ReplicatorNames, c.Clusters["primary"].StateTopic,
-		r.TopicNames, r.StartingPosition, r.Compression, r.TopicSettings, r.DeletedTopics, r.Forward, r.Delivery, r.Groups, r.MemoryBudget, r.SettingsInterval, r.DiscoveryInterval, r.SessionTimeout,
+		r.TopicNames, r.StartingPosition, r.Compression, r.TopicSettings, r.DeletedTopics, r.Forward, r.Delivery, r.Groups, r.ACLs, r.Quotas, r.MemoryBudget, r.SettingsInterval, r.DiscoveryInterval, r.SessionTimeout,
 		c.Replicators["primary-to-secondary"].TopicSettings)
-	want := "1 host-1-8080 127.0.0.1:8080 {info text} [primary-to-secondary secondary-to-primary] {16 0} identical earliest source own ignore native exactly_once {true [] [] 5s ignore} 64MiB 10s 500ms 6s follow\n"
+	want := "1 host-1-8080 127.0.0.1:8080 {info text} [primary-to-secondary secondary-to-primary] {16 0} identical earliest source own ignore native exactly_once {true [] [] 5s ignore} {true 1m0s} false 64MiB 10s 500ms 6s follow\n"
 	if got != want {
 		t.Errorf("got  %swant %s", got, want)
 	}
@@ -108,6 +108,9 @@ func TestLoad_EveryKey(t *testing.T) {
 	}
 	if f, err := r.GroupFilter(); err != nil || !f.Match("app-1") || f.Match("app-test") || f.Match("other") || r.Groups.Deleted != dr.GroupsFollow {
 		t.Errorf("groups %+v, %v", r.Groups, err)
+	}
+	if r := c.Replicators["east-cloud"]; r.ACLs != (ACLs{Interval: Duration(5 * time.Minute)}) || !r.Quotas {
+		t.Errorf("access rules %+v, quotas %v", r.ACLs, r.Quotas)
 	}
 	if r.Description != "costs ${env:X}" || r.MemoryBudget != 128<<20 || r.TopicSettings != dr.SettingsOwn {
 		t.Errorf("replicator %+v", r)
@@ -312,9 +315,14 @@ replicators:
 	if same := get(1, "h1", `"p", "q"`, `, groups: {include: ["a", "b", "a"]}`); same.Digest("x") != some.Digest("x") {
 		t.Error("the order of the patterns of groups matters")
 	}
+	rules := get(1, "h1", `"p", "q"`, ", acls: {enabled: false}, quotas: true")
+	want = []string{"acls.enabled: (not set) -> false", `acls.interval: (not set) -> "1m0s"`, "quotas: (not set) -> true"}
+	if d := cmp.Diff(want, Diff(base.Content("x"), rules.Content("x"))); d != "" {
+		t.Errorf("difference (-want +got):\n%s", d)
+	}
 	// A newer program must not disagree with an older one about a file that
 	// does not name the key.
-	for _, key := range []string{"delivery", "groups"} {
+	for _, key := range []string{"delivery", "groups", "acls", "quotas"} {
 		if strings.Contains(string(base.Content("x")), key) {
 			t.Errorf("the content names the default of %s: %s", key, base.Content("x"))
 		}
@@ -418,4 +426,16 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("%v, %v", c, err)
 		}
 	})
+}
+
+func TestReplicator_SelectsPrefix(t *testing.T) {
+	t.Parallel()
+	r := Replicator{Topics: Topics{Include: []string{"orders-.*", "audit"}, Exclude: []string{"orders-tmp.*"}}}
+	for prefix, want := range map[string]bool{
+		"": true, "ord": true, "orders-": true, "orders-eu": true, "audit": true, "audits": false, "pay": false, "orders-tmp": false, "orders-tm": true, "__anabranch": false,
+	} {
+		if got := r.SelectsPrefix(prefix); got != want {
+			t.Errorf("%q: %v", prefix, got)
+		}
+	}
 }
