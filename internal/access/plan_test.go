@@ -51,7 +51,7 @@ func base() view {
 	if err != nil {
 		panic(err)
 	}
-	prefix := func(p string) bool { return strings.HasPrefix("orders", p) || strings.HasPrefix(p, "orders") }
+	prefix := func(p string) bool { return strings.HasPrefix(p, "orders") || "orders"[:min(len(p), 6)] == p }
 	return view{
 		scope:    scope{replicator: "a-to-b", topics: topics, groups: groups, topicPrefix: prefix, principals: []string{"User:dr"}},
 		sourceID: "A", targetID: "B", now: now,

@@ -38,11 +38,16 @@ func (r *replicator) accessOptions(engine *replicate.Engine, source, target *kgo
 		return access.Options{}, &dr.Error{Code: dr.CodeConflict, Hint: "wait until it is past CREATING", Err: fmt.Errorf("replicator %s has not reached its clusters yet", r.name)}
 	}
 	s := r.settings
+	groups, err := s.GroupFilter()
+	if err != nil {
+		return access.Options{}, err
+	}
 	o := access.Options{
 		Replicator: r.name, Ledger: accessLedger{engine, r.name},
 		Source:   access.Cluster{Client: source, Reach: r.options.Source.Cluster, ID: ids.SourceClusterID},
 		Target:   access.Cluster{Client: target, Reach: r.options.Target.Cluster, ID: ids.TargetClusterID},
 		Topics:   r.options.Filter,
+		Groups:   groups,
 		Naming:   r.options.Naming,
 		Deleted:  s.DeletedTopics,
 		Interval: s.ACLs.Interval.Std(), ForwardAll: r.options.ForwardAll, TopicPrefix: s.SelectsPrefix, Logger: r.log,

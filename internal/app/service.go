@@ -73,3 +73,12 @@ func (s *service) Resolve(ctx context.Context, name string, res dr.Resolution) (
 	}
 	return engine.Resolve(ctx, res)
 }
+
+// ACLs compares the access rules and quotas of a replicator's clusters.
+func (s *service) ACLs(ctx context.Context, name string) (dr.AccessDiff, error) {
+	r, err := s.find(name)
+	if err != nil {
+		return dr.AccessDiff{}, err
+	}
+	return r.diffAccess(ctx)
+}

@@ -1,0 +1,174 @@
+package app
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/anabranch/anabranch/internal/access"
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kstate"
+	"github.com/anabranch/anabranch/internal/ktest"
+)
+
+func adminOf(t *testing.T, c *ktest.Fake) *kadm.Client {
+	t.Helper()
+	cl, err := kgo.NewClient(c.ClientOptions()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return kadm.NewClient(cl)
+}
+
+func aclsOf(t *testing.T, adm *kadm.Client) (names []string) {
+	t.Helper()
+	b := kadm.NewACLs().AnyResource().ResourcePatternType(kadm.ACLPatternAny).Operations(kadm.OpAny).Allow().AllowHosts().Deny().DenyHosts()
+	results, err := adm.DescribeACLs(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, r := range results {
+		for _, d := range r.Described {
+			name := fmt.Sprintf("%s %s %s", d.Principal, d.Operation, d.Name)
+			if !seen[name] {
+				seen[name] = true
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// TestApp_AccessRulesAreKept runs two workers of a pair of replicators on fake
+// clusters: the rule of one side is made on the other, what grants writing is
+// staged in the state, and every worker can tell.
+func TestApp_AccessRulesAreKept(t *testing.T) {
+	t.Parallel()
+	east := ktest.FakeCluster(t, ktest.FakeOptions{Topics: map[string]int32{"orders": 2}})
+	west := ktest.FakeCluster(t, ktest.FakeOptions{})
+	rules := kadm.NewACLs().Topics("orders").ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpRead, kadm.OpWrite).Allow("User:app").AllowHosts("*")
+	if made, err := adminOf(t, east).CreateACLs(t.Context(), rules); err != nil || len(made) != 2 {
+		t.Fatal(made, err)
+	}
+	file := func(worker string) string {
+		return fmt.Sprintf(`worker_id: %s
+clusters:
+  east: {bootstrap_servers: [%q]}
+  west: {bootstrap_servers: [%q]}
+replicators:
+  east-west: {source: east, target: west, acls: {interval: 1s}}
+  west-east: {source: west, target: east, acls: {interval: 1s}}
+api: {listen: "127.0.0.1:0"}
+`, worker, east.BootstrapServers()[0], west.BootstrapServers()[0])
+	}
+	one, _, _ := start(t, file("one"))
+	two, _, _ := start(t, file("two"))
+	admin := adminOf(t, west)
+	eventually(t, func() error {
+		if got := aclsOf(t, admin); len(got) != 1 || got[0] != "User:app READ orders" {
+			return fmt.Errorf("rules of west: %v", got)
+		}
+		return nil
+	})
+	for _, a := range []*App{one, two} {
+		var diff dr.AccessDiff
+		eventually(t, func() (err error) {
+			diff, err = (&service{a.replicators}).ACLs(t.Context(), "east-west")
+			if err == nil && diff.Differs() {
+				err = fmt.Errorf("diff %+v", diff)
+			}
+			return err
+		})
+		states := map[string]dr.ACLState{}
+		for _, e := range diff.Rules {
+			states[e.ACL.Operation] = e.State
+		}
+		if states["READ"] != dr.ACLSynced || states["WRITE"] != dr.ACLStaged || diff.Quotas.State != dr.AccessOff {
+			t.Errorf("diff %+v", diff)
+		}
+	}
+	leads := func() error {
+		for _, a := range []*App{one, two} {
+			if st, failures := a.replicators[0].accessStatus(); st != nil && st.ACLs.State == dr.AccessRunning && st.Staged == 1 && failures == 0 {
+				return nil
+			}
+		}
+		return errors.New("no worker says that it keeps the rules")
+	}
+	eventually(t, leads)
+	time.Sleep(2500 * time.Millisecond) // two rounds of both directions: nothing goes round
+	if got := aclsOf(t, adminOf(t, east)); len(got) != 2 {
+		t.Errorf("rules of east: %v", got)
+	}
+}
+
+// TestAccessLedger_ReadsWhatOthersMadeAndFences writes records as a replicator in
+// the opposite direction and a fence would.
+func TestAccessLedger_ReadsWhatOthersMadeAndFences(t *testing.T) {
+	t.Parallel()
+	east, west := ktest.FakeCluster(t, ktest.FakeOptions{}), ktest.FakeCluster(t, ktest.FakeOptions{})
+	a, _, _ := start(t, fmt.Sprintf(`clusters:
+  east: {bootstrap_servers: [%q]}
+  west: {bootstrap_servers: [%q]}
+replicators:
+  east-west: {source: east, target: west, acls: {enabled: false}}
+  west-east: {source: west, target: east, acls: {enabled: false}}
+api: {listen: "127.0.0.1:0"}
+`, east.BootstrapServers()[0], west.BootstrapServers()[0]))
+	eventually(t, isState(a, "east-west", dr.ReplicatorRunning))
+	eventually(t, isState(a, "west-east", dr.ReplicatorRunning))
+	ledgers := map[string]accessLedger{}
+	for _, r := range a.replicators {
+		engine, err := r.working()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ledgers[r.name] = accessLedger{engine, r.name}
+	}
+	acl := dr.ACL{ResourceType: "TOPIC", Pattern: "LITERAL", Name: "orders", Principal: "User:app", Host: "*", Operation: "READ", Permission: "DENY"}
+	e := access.Entry{ACL: &acl, Phase: access.PhaseMade, Path: []string{"x"}, At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	there, back := ledgers["east-west"], ledgers["west-east"]
+	if err := back.Record(t.Context(), map[string]*access.Entry{e.Key(): &e}); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(map[string]any{"v": 1, "acls": []dr.ACL{acl}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl, err := kgo.NewClient(append(west.ClientOptions(), kgo.RecordPartitioner(kgo.ManualPartitioner()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: kstate.Topic, Key: []byte("c/fence/one"), Value: raw}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := there.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	made, err := there.Source()
+	if err != nil || len(made) != 1 || made[0].Replicator != "west-east" || *made[0].ACL != acl || made[0].Phase != access.PhaseMade {
+		t.Errorf("made at the source: %+v, %v", made, err)
+	}
+	if mine, err := there.Target(); err != nil || len(mine) != 0 {
+		t.Errorf("made on the target: %+v, %v", mine, err)
+	}
+	for _, l := range ledgers { // the fence is on west, which is the source of one and the target of the other
+		if fences, err := l.Fences(); err != nil || len(fences) != 1 || fences[0] != acl {
+			t.Errorf("fences %+v, %v", fences, err)
+		}
+	}
+	if err := back.Record(t.Context(), map[string]*access.Entry{e.Key(): nil}); err != nil {
+		t.Fatal(err)
+	}
+	if mine, err := back.Target(); err != nil || len(mine) != 0 {
+		t.Errorf("after it was removed: %+v, %v", mine, err)
+	}
+}
