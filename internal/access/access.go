@@ -29,6 +29,7 @@ type Access struct {
 		sync.Mutex
 		ids    map[side]string // cluster ids, pinned by the first answers
 		status dr.AccessStatus
+		told   bool // status was published
 	}
 }
 
@@ -56,6 +57,7 @@ func (a *Access) first(c Choice) dr.AccessPart {
 // and shown by Status.
 func (a *Access) Run(ctx context.Context) error {
 	if a.o.ACLs == Leave && a.o.Quotas == Leave {
+		a.publish(ctx, a.Status())
 		<-ctx.Done()
 		return nil
 	}
@@ -119,9 +121,7 @@ func (a *Access) Round(ctx context.Context) dr.AccessStatus {
 			a.failures.Add(1)
 		}
 	}
-	st.CheckedAt = a.o.Now()
-	a.publish(ctx, st)
-	return st
+	return a.publish(ctx, st)
 }
 
 func (a *Access) roundACLs(ctx context.Context) ([]dr.ACLEntry, error) {
@@ -156,26 +156,45 @@ func partOf(err error) dr.AccessPart {
 	return dr.AccessPart{State: dr.AccessFailed, Reason: err.Error()}
 }
 
-// publish keeps what a round found, and logs what changed.
-func (a *Access) publish(ctx context.Context, st dr.AccessStatus) {
+// publish keeps what a round found, and tells what changed.
+func (a *Access) publish(ctx context.Context, st dr.AccessStatus) dr.AccessStatus {
 	a.mu.Lock()
 	before := a.mu.status
-	a.mu.status = st
+	if a.mu.told && same(before, st) {
+		a.mu.Unlock()
+		return before
+	}
+	st.ChangedAt = a.o.Now()
+	a.mu.status, a.mu.told = st, true
 	a.mu.Unlock()
 	for _, part := range []struct {
-		what      string
-		was, part dr.AccessPart
+		what string
+		was  dr.AccessPart
+		is   dr.AccessPart
 	}{{"access rules", before.ACLs, st.ACLs}, {"client quotas", before.Quotas, st.Quotas}} {
-		if part.was.State == part.part.State && part.was.Reason == part.part.Reason {
+		if part.was.State == part.is.State && part.was.Reason == part.is.Reason {
 			continue
 		}
 		level := slog.LevelInfo
-		if part.part.State == dr.AccessFailed || part.part.State == dr.AccessUnauthorized {
+		if part.is.State == dr.AccessFailed || part.is.State == dr.AccessUnauthorized {
 			level = slog.LevelWarn
 		}
-		a.o.Logger.LogAttrs(ctx, level, part.what+" changed state", slog.String("state", string(part.part.State)),
-			slog.String("reason", part.part.Reason), slog.Any("grants", part.part.Grants))
+		a.o.Logger.LogAttrs(ctx, level, part.what+" changed state", slog.String("state", string(part.is.State)),
+			slog.String("reason", part.is.Reason), slog.Any("grants", part.is.Grants))
 	}
+	if a.o.Changed != nil {
+		if err := a.o.Changed(ctx, st); err != nil && ctx.Err() == nil {
+			a.o.Logger.LogAttrs(ctx, slog.LevelWarn, "the state of the access rules cannot be told", slog.Any("error", err))
+		}
+	}
+	return st
+}
+
+func same(a, b dr.AccessStatus) bool {
+	part := func(a, b dr.AccessPart) bool {
+		return a.State == b.State && a.Reason == b.Reason && slices.Equal(a.Grants, b.Grants)
+	}
+	return part(a.ACLs, b.ACLs) && part(a.Quotas, b.Quotas) && a.Staged == b.Staged && a.Drift == b.Drift
 }
 
 // Status returns what the last round of Run found.

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,6 +45,10 @@ type Options struct {
 	// Principals are the replicators' own, with their type: "User:dr". Nothing of
 	// theirs is touched. Those of the two clusters are added.
 	Principals []string
+
+	// Changed is called by Round when its outcome is another than that of the
+	// round before. What it returns is logged. nil means that nobody is told.
+	Changed func(context.Context, dr.AccessStatus) error
 
 	Interval time.Duration // between looks; default one minute
 	Logger   *slog.Logger  // nil means discard

@@ -18,6 +18,10 @@ type CodeInfo struct {
 // report it.
 const ExitInterrupted = 130
 
+// ExitDiffers is the exit code of a command that found differences, where it was
+// asked for one.
+const ExitDiffers = 6
+
 // Codes returns the table of codes: the only place that maps them.
 func Codes() []CodeInfo {
 	return []CodeInfo{

@@ -88,6 +88,10 @@ func fullStatus() dr.ReplicatorStatus {
 		Name: "primary-to-secondary", Source: "primary", Target: "secondary",
 		SourceClusterID: "c-primary", TargetClusterID: "c-secondary",
 		State: dr.ReplicatorDegraded, Reason: "1 partition is halted", Delivery: "exactly_once", Version: 2,
+		Access: &dr.AccessStatus{
+			ACLs: dr.AccessPart{State: dr.AccessUnauthorized, Reason: "User:dr may not change the access rules", Grants: []string{"kafka-acls.sh --add"}}, Quotas: dr.AccessPart{State: dr.AccessOff},
+			Staged: 3, Drift: 1, ChangedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		},
 		MessageLag: 1500, ReplicationLatencySeconds: 0.25, ThroughputBytesPerSecond: 1e6, BytesInPerSecond: 2e6,
 		Workers: []dr.WorkerStatus{{ID: "host-8080", Slots: []int32{0, 1}, Version: 2, SeenAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}},
 		Topics: []dr.TopicStatus{{

@@ -35,6 +35,10 @@ func (s *Server) routes() http.Handler {
 	private("POST /api/v1/replicators/{name}/pause", s.adapt(actionTimeout, s.handleChange(s.opts.Service.Pause)))
 	private("POST /api/v1/replicators/{name}/resume", s.adapt(actionTimeout, s.handleChange(s.opts.Service.Resume)))
 	private("POST /api/v1/replicators/{name}/resolve", s.adapt(actionTimeout, s.handleResolve))
+	if s.opts.Diffs != nil {
+		private("GET /api/v1/replicators/{name}/acls", s.adapt(actionTimeout, s.handleACLs))
+		private("GET /api/v1/replicators/{name}/topics/diff", s.adapt(actionTimeout, s.handleTopicDiff))
+	}
 	return s.guard(s.problems(mux))
 }
 

@@ -30,6 +30,7 @@ const (
 // Options describe a server.
 type Options struct {
 	Service  Service       // required
+	Diffs    DiffService   // serves the routes that compare clusters; nil: not found
 	Listen   string        // host:port; empty means DefaultListen; port 0 picks a free one
 	CertFile string        // with KeyFile: serve TLS; read again when the file changes
 	KeyFile  string        //

@@ -50,6 +50,13 @@ func (r *replicator) accessOptions(engine *replicate.Engine, source, target *kgo
 		Groups:   groups,
 		Naming:   r.options.Naming,
 		Deleted:  s.DeletedTopics,
+		Changed: func(ctx context.Context, st dr.AccessStatus) error {
+			raw, err := json.Marshal(st)
+			if err != nil {
+				return fmt.Errorf("encode the state of the access rules: %w", err)
+			}
+			return engine.RecordAccess(ctx, []replicate.AccessRecord{{Key: replicate.AccessStatusKey, Entry: raw}})
+		},
 		Interval: s.ACLs.Interval.Std(), ForwardAll: r.options.ForwardAll, TopicPrefix: s.SelectsPrefix, Logger: r.log,
 	}
 	if !s.ACLs.Enabled {
@@ -71,16 +78,28 @@ func (r *replicator) setAccess(a *access.Access) {
 	r.mu.access = a
 }
 
-// accessStatus returns what the keeper of the rules says, nil when that is
-// another worker, and how often something failed on this worker.
-func (r *replicator) accessStatus() (st *dr.AccessStatus, failures uint64) {
+// accessFailures returns how often something failed on this worker.
+func (r *replicator) accessFailures() uint64 {
 	r.mu.Lock()
-	a, failures := r.mu.access, r.mu.accessFailures
-	r.mu.Unlock()
-	if a == nil {
-		return nil, failures
+	defer r.mu.Unlock()
+	if r.mu.access == nil {
+		return r.mu.accessFailures
 	}
-	return new(a.Status()), failures + a.Failures()
+	return r.mu.accessFailures + r.mu.access.Failures()
+}
+
+// accessStatus returns what the keeper of the rules said last, on whichever
+// worker it is; nil when it has said nothing.
+func accessStatus(engine *replicate.Engine) *dr.AccessStatus {
+	raw := engine.AccessStatus()
+	if raw == nil {
+		return nil
+	}
+	st := &dr.AccessStatus{}
+	if err := json.Unmarshal(raw, st); err != nil {
+		return &dr.AccessStatus{ACLs: dr.AccessPart{State: dr.AccessFailed, Reason: "read what the keeper of the rules says: " + err.Error()}}
+	}
+	return st
 }
 
 // diffAccess compares the rules and quotas of both clusters, from any worker.
@@ -124,7 +143,7 @@ type accessLedger struct {
 }
 
 // Refresh implements access.Ledger.
-func (l accessLedger) Refresh(ctx context.Context) error { return l.engine.RefreshAccess(ctx) }
+func (l accessLedger) Refresh(ctx context.Context) error { return l.engine.RefreshControl(ctx) }
 
 // Source implements access.Ledger.
 func (l accessLedger) Source() ([]access.Made, error) { return madeOf(l.engine.SourceAccess()) }

@@ -2,7 +2,6 @@ package app
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -94,15 +93,22 @@ api: {listen: "127.0.0.1:0"}
 			t.Errorf("diff %+v", diff)
 		}
 	}
-	leads := func() error {
-		for _, a := range []*App{one, two} {
-			if st, failures := a.replicators[0].accessStatus(); st != nil && st.ACLs.State == dr.AccessRunning && st.Staged == 1 && failures == 0 {
-				return nil
+	for _, a := range []*App{one, two} { // one of them keeps the rules, both say it
+		eventually(t, func() error {
+			st := a.replicators[0].status()
+			if st.Access == nil || st.Access.ACLs.State != dr.AccessRunning || st.Access.Staged != 1 || st.Access.Quotas.State != dr.AccessOff {
+				return fmt.Errorf("status %+v", st.Access)
 			}
+			return nil
+		})
+		if n := a.replicators[0].accessFailures(); n != 0 {
+			t.Errorf("%d failures", n)
 		}
-		return errors.New("no worker says that it keeps the rules")
+		list, err := (&service{a.replicators}).TopicDiff(t.Context(), "east-west")
+		if err != nil || len(list) != 1 || list[0].Topic != "orders" || list[0].SourcePartitions != 2 || list[0].TargetPartitions != 2 || list[0].Differs() {
+			t.Errorf("topic diff %+v, %v", list, err)
+		}
 	}
-	eventually(t, leads)
 	time.Sleep(2500 * time.Millisecond) // two rounds of both directions: nothing goes round
 	if got := aclsOf(t, adminOf(t, east)); len(got) != 2 {
 		t.Errorf("rules of east: %v", got)

@@ -28,20 +28,46 @@ func (r *replicator) keepTopics(ctx context.Context, source, target *kgo.Client)
 	if err != nil {
 		return err
 	}
-	ids := engine.Status()
-	topics, err := mirror.New(mirror.Options{
-		Source: source, Target: target, Filter: r.options.Filter, Naming: r.options.Naming,
-		Settings: r.settings.TopicSettings, Deleted: r.settings.DeletedTopics, Ledger: ledger{engine},
-		SourceClusterID: ids.SourceClusterID, TargetClusterID: ids.TargetClusterID,
-		DiscoveryInterval: r.settings.DiscoveryInterval.Std(), SettingsInterval: r.settings.SettingsInterval.Std(),
-		Logger: r.log, Notify: engine.Changed,
-	})
+	topics, err := mirror.New(r.mirrorOptions(engine, source, target))
 	if err != nil {
 		return err
 	}
 	r.setLead(topics)
 	defer r.setLead(nil)
 	return topics.Run(ctx)
+}
+
+// mirrorOptions translates the settings of a file.
+func (r *replicator) mirrorOptions(engine *replicate.Engine, source, target *kgo.Client) mirror.Options {
+	ids := engine.Status()
+	return mirror.Options{
+		Source: source, Target: target, Filter: r.options.Filter, Naming: r.options.Naming,
+		Settings: r.settings.TopicSettings, Deleted: r.settings.DeletedTopics, Ledger: ledger{engine},
+		SourceClusterID: ids.SourceClusterID, TargetClusterID: ids.TargetClusterID,
+		DiscoveryInterval: r.settings.DiscoveryInterval.Std(), SettingsInterval: r.settings.SettingsInterval.Std(),
+		Logger: r.log, Notify: engine.Changed,
+	}
+}
+
+// diffTopics compares the topics of both clusters, from any worker.
+func (r *replicator) diffTopics(ctx context.Context) ([]dr.TopicDiff, error) {
+	engine, err := r.working()
+	if err != nil {
+		return nil, err
+	}
+	source, target, done, err := r.dial()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	topics, err := mirror.New(r.mirrorOptions(engine, source, target))
+	if err != nil {
+		return nil, err
+	}
+	if err := engine.RefreshControl(ctx); err != nil { // the ledger, too
+		return nil, err
+	}
+	return topics.Diff(ctx)
 }
 
 func (r *replicator) setLead(t *mirror.Topics) {

@@ -32,11 +32,14 @@ var (
 	mHalted     = metric{"anabranch_partitions_halted", "gauge", "Partitions that are halted, by the code of the reason; left out where there are none.", []string{"replicator", "code"}}
 	mDelivery   = metric{"anabranch_replicator_delivery", "gauge", "1 for what the replicator promises (exactly_once or at_least_once), 0 for the other.", []string{"replicator", "delivery"}}
 	mFindings   = metric{"anabranch_replicator_findings", "gauge", "1 for each rule of Apache Kafka that the target's brokers were found to break; left out where there are none.", []string{"replicator", "code"}}
+	mACLFail    = metric{"anabranch_acl_sync_failures_total", "counter", "Times that access rules or client quotas could not be read, or one of them not be made.", []string{"replicator"}}
+	mACLStaged  = metric{"anabranch_acl_staged", "gauge", "Access rules that let clients write, kept for a failover.", []string{"replicator"}}
+	mACLDrift   = metric{"anabranch_acl_drift", "gauge", "Access rules and client quotas that differ on the target and stay so.", []string{"replicator"}}
 	mWorkers    = metric{"anabranch_workers", "gauge", "Workers that own slots of the replicator.", []string{"replicator"}}
 )
 
 func metrics() []metric {
-	return []metric{mLatency, mTopicLag, mLag, mBytes, mBytesIn, mRecords, mFailures, mThrottle, mAuth, mState, mTopicState, mHalted, mDelivery, mFindings, mWorkers}
+	return []metric{mLatency, mTopicLag, mLag, mBytes, mBytesIn, mRecords, mFailures, mThrottle, mAuth, mState, mTopicState, mHalted, mDelivery, mFindings, mACLFail, mACLStaged, mACLDrift, mWorkers}
 }
 
 func replicatorStates() []dr.ReplicatorState {
@@ -64,12 +67,13 @@ type source struct {
 	clusters []string
 	status   func() dr.ReplicatorStatus
 	stats    func() replicate.Stats
+	failures func() uint64 // of the access rules
 }
 
 func newCollector(a *App) *collector {
 	var list []source
 	for _, r := range a.replicators {
-		list = append(list, source{r.name, []string{r.settings.Source, r.settings.Target}, r.status, r.stats})
+		list = append(list, source{r.name, []string{r.settings.Source, r.settings.Target}, r.status, r.stats, r.accessFailures})
 	}
 	return collectorOf(list, a.auth.snapshot)
 }
@@ -95,6 +99,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, r := range c.replicators {
 		c.collectStats(ch, r.name, r.stats())
 		c.collectStatus(ch, r.name, r.status())
+		c.send(ch, mACLFail, float64(r.failures()), r.name)
 		for _, cluster := range r.clusters {
 			c.send(ch, mAuth, float64(auth[authKey{r.name, cluster}]), r.name, cluster)
 		}
@@ -139,6 +144,10 @@ func (c *collector) collectStatus(ch chan<- prometheus.Metric, name string, st d
 	}
 	for _, f := range st.Findings {
 		c.send(ch, mFindings, 1, name, f.Code)
+	}
+	if st.Access != nil {
+		c.send(ch, mACLStaged, float64(st.Access.Staged), name)
+		c.send(ch, mACLDrift, float64(st.Access.Drift), name)
 	}
 	halted := map[dr.HaltCode]int{}
 	for _, t := range st.Topics {

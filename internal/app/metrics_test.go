@@ -39,6 +39,7 @@ func sample() *collector {
 	status := dr.ReplicatorStatus{
 		Name: "east-west", State: dr.ReplicatorDegraded, MessageLag: 7, Delivery: dr.DeliveryAtLeastOnce,
 		Findings: []dr.Finding{{Code: "target_older_epoch_accepted"}}, Workers: []dr.WorkerStatus{{ID: "a"}, {ID: "b"}},
+		Access: &dr.AccessStatus{Staged: 3, Drift: 2},
 		Topics: []dr.TopicStatus{{Name: "orders", State: dr.TopicHalted, MessageLag: 7, Partitions: []dr.PartitionStatus{
 			{State: dr.PartitionHalted, Code: dr.HaltRetention}, {State: dr.PartitionHalted, Code: dr.HaltRetention}, {State: dr.PartitionRunning},
 		}}},
@@ -49,7 +50,7 @@ func sample() *collector {
 	}
 	return collectorOf([]source{{
 		name: "east-west", clusters: []string{"east", "west"},
-		status: func() dr.ReplicatorStatus { return status }, stats: func() replicate.Stats { return stats },
+		status: func() dr.ReplicatorStatus { return status }, stats: func() replicate.Stats { return stats }, failures: func() uint64 { return 5 },
 	}}, func() map[authKey]uint64 { return map[authKey]uint64{{"east-west", "west"}: 4} })
 }
 
@@ -79,6 +80,9 @@ func TestMetrics_SayWhatTheStatusSays(t *testing.T) {
 		}
 	}
 	want := []string{
+		"anabranch_acl_drift [east-west] 2",
+		"anabranch_acl_staged [east-west] 3",
+		"anabranch_acl_sync_failures_total [east-west] 5",
 		"anabranch_authentication_errors_total [west east-west] 4",
 		"anabranch_message_lag [east-west orders] 7",
 		"anabranch_partitions_halted [SOURCE_RETENTION_OVERTOOK east-west] 2",

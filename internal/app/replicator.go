@@ -205,6 +205,7 @@ func (r *replicator) status() dr.ReplicatorStatus {
 	if failure != nil && st.State == dr.ReplicatorCreating {
 		st.State, st.Reason = dr.ReplicatorFailed, failure.Error()
 	}
+	st.Access = accessStatus(engine)
 	if lead != nil {
 		if err := lead.Problem(); err != nil {
 			st.Reason = join(st.Reason, "topics are not kept in step: "+err.Error())

@@ -82,3 +82,12 @@ func (s *service) ACLs(ctx context.Context, name string) (dr.AccessDiff, error) 
 	}
 	return r.diffAccess(ctx)
 }
+
+// TopicDiff compares the topics of a replicator's clusters.
+func (s *service) TopicDiff(ctx context.Context, name string) ([]dr.TopicDiff, error) {
+	r, err := s.find(name)
+	if err != nil {
+		return nil, err
+	}
+	return r.diffTopics(ctx)
+}

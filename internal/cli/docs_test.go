@@ -49,7 +49,7 @@ format: ` + "`{\"error\": {\"code\", \"message\", \"hint\"}}`" + `.
 | exit code | meaning |
 |---|---|
 `)
-	for _, code := range []int{0, 1, 2, 3, 4, 5, api.ExitInterrupted} {
+	for _, code := range []int{0, 1, 2, 3, 4, 5, api.ExitDiffers, api.ExitInterrupted} {
 		fmt.Fprintf(&b, "| %d | %s |\n", code, exitMeaning(code))
 	}
 	b.WriteString(`
@@ -114,7 +114,7 @@ func TestEveryCommandHasAHelpWithExampleAndExitCodes(t *testing.T) {
 			}
 		}
 	})
-	if n != 15 {
+	if n != 19 {
 		t.Errorf("%d commands", n)
 	}
 }

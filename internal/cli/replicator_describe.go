@@ -72,6 +72,7 @@ func describeText(pg *out.Page, st dr.ReplicatorStatus) {
 		[2]string{"Latency", out.Seconds(st.ReplicationLatencySeconds) + " (most in the last 10 s)"},
 		[2]string{"Throughput", out.Rate(st.ThroughputBytesPerSecond) + " replicated, " + out.Rate(st.BytesInPerSecond) + " read"},
 		[2]string{"Workers", workers(st.Workers)},
+		[2]string{"Access rules", accessLine(st)},
 	)
 	findingsText(pg, st.Findings)
 	if len(st.Topics) == 0 {
@@ -91,6 +92,25 @@ func describeText(pg *out.Page, st dr.ReplicatorStatus) {
 	pg.Table([]string{"TOPIC", "TARGET", "STATE", "PARTITIONS", "HALTED", "LAG", "REASON"}, rows)
 	driftText(pg, st)
 	haltedText(pg, st)
+}
+
+// accessLine sums up the access rules and quotas, "" while nothing is known.
+func accessLine(st dr.ReplicatorStatus) string {
+	a := st.Access
+	if a == nil {
+		return ""
+	}
+	line := withReason(string(a.ACLs.State), a.ACLs.Reason)
+	if a.Staged > 0 {
+		line += fmt.Sprintf(", %d staged", a.Staged)
+	}
+	if a.Quotas.State != dr.AccessOff {
+		line += "; quotas " + withReason(string(a.Quotas.State), a.Quotas.Reason)
+	}
+	if a.Drift > 0 {
+		line += fmt.Sprintf("; %d differ: anabranch acl diff --replicator %s", a.Drift, st.Name)
+	}
+	return line
 }
 
 // findingsText lists what a check of the clusters found.

@@ -114,6 +114,9 @@ func Run(ctx context.Context, d Deps, args []string) int {
 	if done, ok := errors.AsType[*toldError](err); ok {
 		return api.ExitOf(done.code) // The command has printed what is wrong.
 	}
+	if _, ok := errors.AsType[*differError](err); ok {
+		return api.ExitDiffers // The command has printed them.
+	}
 	if problems, ok := errors.AsType[*config.ProblemsError](err); ok && dr.CodeOf(err) == dr.CodeInternal {
 		err = &dr.Error{Code: dr.CodeConfig, Hint: "correct the file; anabranch config check FILE checks it", Err: problems}
 	}
@@ -172,7 +175,7 @@ running server or work on the file.`, 0, 1, 2),
 	if d.Demo != nil {
 		root.AddCommand(newDemo(d))
 	}
-	root.AddCommand(newConfig(d), newReplicator(d), newVersion(d), newCompletion(d))
+	root.AddCommand(newConfig(d), newReplicator(d), newTopic(d), newACL(d), newVersion(d), newCompletion(d))
 	root.SetHelpCommand(newHelp())
 	return root
 }
@@ -238,6 +241,8 @@ func exitMeaning(code int) string {
 		return "refused: by the state, by a safety rule, for lack of permission or of a confirmation"
 	case 5:
 		return "partly done"
+	case api.ExitDiffers:
+		return "there are differences, and --exit-code was given"
 	case api.ExitInterrupted:
 		return "interrupted"
 	default:

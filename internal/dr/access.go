@@ -139,7 +139,7 @@ type AccessStatus struct {
 	Quotas    AccessPart `json:"quotas"`
 	Staged    int        `json:"staged"` // rules that wait for a failover
 	Drift     int        `json:"drift"`  // rules and quotas that differ and stay so
-	CheckedAt time.Time  `json:"checked_at,omitzero"`
+	ChangedAt time.Time  `json:"changed_at,omitzero"` // when it became so
 }
 
 // AccessDiff is the comparison of the access rules and quotas of both sides.

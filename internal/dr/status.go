@@ -118,6 +118,7 @@ type ReplicatorStatus struct {
 	Reason                    string          `json:"reason,omitempty"`
 	Delivery                  Delivery        `json:"delivery"`
 	Findings                  []Finding       `json:"findings,omitempty"` // what a check of the target found
+	Access                    *AccessStatus   `json:"access,omitempty"`   // access rules and quotas; nil: not known so far
 	Version                   int             `json:"version"`
 	MessageLag                int64           `json:"message_lag"`
 	ReplicationLatencySeconds float64         `json:"replication_latency_seconds"` // maximum of the last 10 s

@@ -43,8 +43,23 @@ type fenceRecord struct {
 	ACLs json.RawMessage `json:"acls"`
 }
 
-// RefreshAccess reads the control records of both clusters to their present end.
-func (e *Engine) RefreshAccess(ctx context.Context) error {
+// AccessStatusKey is the key of the record that says how the keeper of the rules
+// is doing. It is not among SourceAccess and TargetAccess.
+const AccessStatusKey = "status"
+
+// AccessStatus returns what the keeper of the rules said last, nil when it has
+// said nothing.
+func (e *Engine) AccessStatus() json.RawMessage {
+	rec := controlRecord[accessRecordJSON](e, prefixAccess+e.o.Name+"/"+AccessStatusKey)
+	if rec == nil {
+		return nil
+	}
+	return rec.Entry
+}
+
+// RefreshControl reads the control records of both clusters to their present
+// end.
+func (e *Engine) RefreshControl(ctx context.Context) error {
 	return errors.Join(e.targetState.RefreshPartition(ctx, controlPartition), e.o.SourceState.RefreshPartition(ctx, controlPartition))
 }
 
@@ -65,6 +80,9 @@ func accessRecords(table *kstate.Table) ([]AccessRecord, error) {
 		replicator, key, ok := strings.Cut(k, "/")
 		if !ok {
 			return nil, fmt.Errorf("read %s%s: the key names no replicator", prefixAccess, k)
+		}
+		if key == AccessStatusKey {
+			continue
 		}
 		rec, err := decode[accessRecordJSON](v)
 		if err != nil {

@@ -136,6 +136,20 @@ func (c *Client) Resolve(ctx context.Context, name string, r dr.Resolution) (dr.
 	return out, err
 }
 
+// ACLs compares the access rules and quotas of a replicator's clusters.
+func (c *Client) ACLs(ctx context.Context, name string) (dr.AccessDiff, error) {
+	var d dr.AccessDiff
+	err := c.call(ctx, http.MethodGet, c.url("replicators", name, "acls"), nil, &d)
+	return d, err
+}
+
+// TopicDiff compares the topics of a replicator's clusters.
+func (c *Client) TopicDiff(ctx context.Context, name string) (api.TopicDiffList, error) {
+	var list api.TopicDiffList
+	err := c.call(ctx, http.MethodGet, c.url("replicators", name, "topics", "diff"), nil, &list)
+	return list, err
+}
+
 // Version returns the build of the server.
 func (c *Client) Version(ctx context.Context) (obs.Build, error) {
 	var b obs.Build
