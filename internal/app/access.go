@@ -44,12 +44,12 @@ func (r *replicator) accessOptions(engine *replicate.Engine, source, target *kgo
 	}
 	o := access.Options{
 		Replicator: r.name, Ledger: accessLedger{engine, r.name},
-		Source:   access.Cluster{Client: source, Reach: r.options.Source.Cluster, ID: ids.SourceClusterID},
-		Target:   access.Cluster{Client: target, Reach: r.options.Target.Cluster, ID: ids.TargetClusterID},
-		Topics:   r.options.Filter,
-		Groups:   groups,
-		Naming:   r.options.Naming,
-		Deleted:  s.DeletedTopics,
+		Source:  access.Cluster{Client: source, Reach: r.options.Source.Cluster, ID: ids.SourceClusterID},
+		Target:  access.Cluster{Client: target, Reach: r.options.Target.Cluster, ID: ids.TargetClusterID},
+		Topics:  r.options.Filter,
+		Groups:  groups,
+		Naming:  r.options.Naming,
+		Deleted: s.DeletedTopics,
 		Changed: func(ctx context.Context, st dr.AccessStatus) error {
 			raw, err := json.Marshal(st)
 			if err != nil {

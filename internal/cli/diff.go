@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/anabranch/anabranch/internal/api"
+	"github.com/anabranch/anabranch/internal/api/apiclient"
 	"github.com/anabranch/anabranch/internal/cli/out"
 	"github.com/anabranch/anabranch/internal/dr"
 )
@@ -21,7 +23,6 @@ type diffFlags struct {
 
 func (f *diffFlags) add(d Deps, cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.replicator, "replicator", "", "replicator whose clusters are compared (required)")
-	must(cmd.MarkFlagRequired("replicator"))
 	must(cmd.RegisterFlagCompletionFunc("replicator", func(cmd *cobra.Command, _ []string, part string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return f.server.completeNames(d)(cmd, nil, part)
 	}))
@@ -29,6 +30,14 @@ func (f *diffFlags) add(d Deps, cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.exitCode, "exit-code", false, "exit with "+strconv.Itoa(api.ExitDiffers)+" when there are differences")
 	f.server.add(cmd)
 	outputFlag(cmd)
+}
+
+// client returns a client of the server, if the flags make sense.
+func (f *diffFlags) client(d Deps, cmd *cobra.Command) (*apiclient.Client, error) {
+	if f.replicator == "" {
+		return nil, usageError(cmd, errors.New("--replicator is missing"))
+	}
+	return f.server.client(d)
 }
 
 // verdict turns what was printed into an exit code.
@@ -73,7 +82,7 @@ JSON and YAML hold every rule, also those that do not differ.`, 0, 1, 2, 3, 4, 6
   anabranch acl diff --replicator primary-to-secondary --exit-code -o json`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := flags.server.client(d)
+			c, err := flags.client(d, cmd)
 			if err != nil {
 				return err
 			}
@@ -124,9 +133,13 @@ func accessText(pg *out.Page, d dr.AccessDiff, all bool) {
 	}
 	pg.Table([]string{"STATE", "ENTITY", "QUOTA", "SOURCE", "TARGET", "REASON"}, rows)
 	if same > 0 {
-		pg.Line("%s that do not differ; --all shows them", count(int64(same), "quota"))
+		pg.Line("%s without a difference; --all shows them", count(int64(same), "quota"))
 	}
 	pg.Line("")
+	if d.Credentials.State == dr.AccessRunning && len(d.Scram) == 0 {
+		pg.Line("SCRAM credentials: the target lacks none")
+		return
+	}
 	partText(pg, "SCRAM credentials", d.Credentials)
 	for _, u := range d.Scram {
 		pg.Line("  %s has credentials at the source that the target lacks (%s), and they can't be copied. Make them:", u.User, strings.Join(u.Mechanisms, ", "))
@@ -177,7 +190,7 @@ JSON and YAML hold every topic.`, 0, 1, 2, 3, 4, 6),
   anabranch topic diff --replicator primary-to-secondary --exit-code -o json`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := flags.server.client(d)
+			c, err := flags.client(d, cmd)
 			if err != nil {
 				return err
 			}

@@ -137,8 +137,8 @@ type AccessPart struct {
 type AccessStatus struct {
 	ACLs      AccessPart `json:"acls"`
 	Quotas    AccessPart `json:"quotas"`
-	Staged    int        `json:"staged"` // rules that wait for a failover
-	Drift     int        `json:"drift"`  // rules and quotas that differ and stay so
+	Staged    int        `json:"staged"`              // rules that wait for a failover
+	Drift     int        `json:"drift"`               // rules and quotas that differ and stay so
 	ChangedAt time.Time  `json:"changed_at,omitzero"` // when it became so
 }
 

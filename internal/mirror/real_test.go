@@ -159,6 +159,23 @@ func realRefusedSetting(t *testing.T, p *pair) {
 	if d := r.Drift[0]; d.Setting != "segment.bytes" || d.Source != "16384" || !strings.Contains(d.Reason, "segment.bytes") {
 		t.Errorf("drift = %+v, want segment.bytes with the reason of the target", d)
 	}
+	// Who was not there when it was refused asks for it.
+	fresh, err := New(p.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := fresh.Diff(t.Context())
+	if err != nil || len(list) != 1 {
+		t.Fatalf("diff %+v, %v", list, err)
+	}
+	for _, s := range list[0].Settings {
+		if s.State == dr.SettingKept {
+			continue
+		}
+		if s.Setting != "segment.bytes" || s.State != dr.SettingDrift || !strings.Contains(s.Reason, "segment.bytes") {
+			t.Errorf("diff %+v, want segment.bytes with the reason of the target", s)
+		}
+	}
 	want := map[string]string{"cleanup.policy": "compact", "retention.ms": "86400000", "message.timestamp.type": "CreateTime"}
 	got := ownSettings(t, p.targetAdm, "t-refused")
 	delete(got, "min.insync.replicas") // newer controllers set it on each topic (KIP-966)
