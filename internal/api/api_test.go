@@ -89,6 +89,8 @@ func TestAnswersHaveTheirDocumentedShape(t *testing.T) {
 		{"replicator_summary.json", "GET", base + "/primary-to-secondary?partitions=false", "", 200},
 		{"resolve.json", "POST", base + "/primary-to-secondary/resolve", resolution, 200},
 		{"resolve_match.json", "POST", base + "/primary-to-secondary/resolve", `{"topic":"orders","action":"match"}`, 200},
+		{"offsets.json", "POST", base + "/primary-to-secondary/offsets", `{"offsets":[{"topic":"orders","partition":3,"offset":100},{"topic":"orders","partition":3,"offset":100,"reverse":true},{"topic":"orders","partition":0,"offset":2000},{"topic":"other","partition":0,"offset":1}]}`, 200},
+		{"offsets_none.json", "POST", base + "/primary-to-secondary/offsets", `{"offsets":[]}`, 400},
 		{"pause.json", "POST", base + "/back/pause", "", 200},
 		{"resume.json", "POST", base + "/back/resume", "", 200},
 		{"version.json", "GET", "/api/v1/version", "", 200},

@@ -39,7 +39,7 @@ func TestDocumentationNamesEveryFieldStateAndRoute(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(doc)
-	for _, v := range []any{ReplicatorList{}, dr.AccessDiff{}, TopicDiffList{}, dr.Resolution{}, dr.ResolveResult{}, Problem{}, Health{}, Readiness{}, obs.Build{}} {
+	for _, v := range []any{ReplicatorList{}, dr.AccessDiff{}, TopicDiffList{}, dr.Resolution{}, dr.ResolveResult{}, OffsetQueries{}, OffsetAnswers{}, Problem{}, Health{}, Readiness{}, obs.Build{}} {
 		for _, key := range jsonKeys(reflect.TypeOf(v), map[reflect.Type]bool{}) {
 			if key == "" || !strings.Contains(text, "| `"+key+"` |") {
 				t.Errorf("docs/api.md has no row for the field %q of %T", key, v)
@@ -59,6 +59,11 @@ func TestDocumentationNamesEveryFieldStateAndRoute(t *testing.T) {
 			if !strings.Contains(text, "`"+m[1]+"`") {
 				t.Errorf("docs/api.md does not explain %s", m[1])
 			}
+		}
+	}
+	for _, fit := range []dr.OffsetFit{dr.OffsetExact, dr.OffsetAhead, dr.OffsetEarlier} {
+		if !strings.Contains(text, "`"+string(fit)+"`") {
+			t.Errorf("docs/api.md does not explain %s", fit)
 		}
 	}
 	src, err := os.ReadFile("handlers.go")

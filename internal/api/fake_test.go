@@ -82,6 +82,29 @@ func (f *fakeService) Resolve(ctx context.Context, name string, r dr.Resolution)
 	}}, nil
 }
 
+// TranslateOffsets knows topic orders: its target is 10 offsets behind, and
+// copied up to source offset 1000.
+func (f *fakeService) TranslateOffsets(_ context.Context, name string, list []dr.OffsetQuery) ([]dr.OffsetAnswer, error) {
+	if _, err := f.Replicator(name); err != nil {
+		return nil, err
+	}
+	out := make([]dr.OffsetAnswer, len(list))
+	for i, q := range list {
+		out[i] = q.Answer()
+		switch {
+		case q.Topic != "orders":
+			out[i].Error = &dr.OffsetProblem{Code: dr.CodeNotFound, Message: fmt.Sprintf("replicator %s copies no topic %s", name, q.Topic), Hint: "see `replicator describe`"}
+		case q.Reverse:
+			out[i].TargetTopic, out[i].Translated, out[i].Fit = "orders", q.Offset+10, dr.OffsetExact
+		case q.Offset > 1000:
+			out[i].TargetTopic, out[i].Translated, out[i].Fit, out[i].Reason = "orders", 990, dr.OffsetAhead, "copied up to source offset 1000: what comes next is read from target offset 990 on"
+		default:
+			out[i].TargetTopic, out[i].Translated, out[i].Fit = "orders", q.Offset-10, dr.OffsetExact
+		}
+	}
+	return out, nil
+}
+
 // fullStatus uses every field of a status.
 func fullStatus() dr.ReplicatorStatus {
 	return dr.ReplicatorStatus{

@@ -35,6 +35,7 @@ func (s *Server) routes() http.Handler {
 	private("POST /api/v1/replicators/{name}/pause", s.adapt(actionTimeout, s.handleChange(s.opts.Service.Pause)))
 	private("POST /api/v1/replicators/{name}/resume", s.adapt(actionTimeout, s.handleChange(s.opts.Service.Resume)))
 	private("POST /api/v1/replicators/{name}/resolve", s.adapt(actionTimeout, s.handleResolve))
+	private("POST /api/v1/replicators/{name}/offsets", s.adapt(actionTimeout, s.handleOffsets))
 	if s.opts.Diffs != nil {
 		private("GET /api/v1/replicators/{name}/acls", s.adapt(actionTimeout, s.handleACLs))
 		private("GET /api/v1/replicators/{name}/topics/diff", s.adapt(actionTimeout, s.handleTopicDiff))

@@ -16,6 +16,7 @@ type Service interface {
 	Pause(ctx context.Context, name string) error
 	Resume(ctx context.Context, name string) error
 	Resolve(ctx context.Context, name string, r dr.Resolution) (dr.ResolveResult, error)
+	TranslateOffsets(ctx context.Context, name string, list []dr.OffsetQuery) ([]dr.OffsetAnswer, error)
 }
 
 // ReplicatorList answers GET /api/v1/replicators.

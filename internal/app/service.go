@@ -91,3 +91,12 @@ func (s *service) TopicDiff(ctx context.Context, name string) ([]dr.TopicDiff, e
 	}
 	return r.diffTopics(ctx)
 }
+
+// TranslateOffsets says where positions lie on the other side of a replicator.
+func (s *service) TranslateOffsets(ctx context.Context, name string, list []dr.OffsetQuery) ([]dr.OffsetAnswer, error) {
+	engine, err := s.engine(name)
+	if err != nil {
+		return nil, err
+	}
+	return engine.TranslateOffsets(ctx, list)
+}

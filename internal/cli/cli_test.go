@@ -87,6 +87,32 @@ func (s *service) Resolve(_ context.Context, name string, r dr.Resolution) (dr.R
 	return res, nil
 }
 
+// TranslateOffsets knows topic orders: its target is 10 offsets behind, and
+// copied up to source offset 1000.
+func (s *service) TranslateOffsets(_ context.Context, name string, list []dr.OffsetQuery) ([]dr.OffsetAnswer, error) {
+	if _, err := s.Replicator(name); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, fmt.Sprintf("translate %s %d", name, len(list)))
+	out := make([]dr.OffsetAnswer, len(list))
+	for i, q := range list {
+		out[i] = q.Answer()
+		switch {
+		case q.Topic != "orders":
+			out[i].Error = &dr.OffsetProblem{Code: dr.CodeNotFound, Message: fmt.Sprintf("replicator %s copies no topic %s", name, q.Topic), Hint: "see `replicator describe`"}
+		case q.Reverse:
+			out[i].TargetTopic, out[i].Translated, out[i].Fit = "orders", q.Offset+10, dr.OffsetExact
+		case q.Offset > 1000:
+			out[i].TargetTopic, out[i].Translated, out[i].Fit, out[i].Reason = "orders", 990, dr.OffsetAhead, "copied up to source offset 1000: what comes next is read from target offset 990 on"
+		default:
+			out[i].TargetTopic, out[i].Translated, out[i].Fit = "orders", q.Offset-10, dr.OffsetExact
+		}
+	}
+	return out, nil
+}
+
 func newService() *service {
 	return &service{all: []dr.ReplicatorStatus{
 		{
@@ -254,6 +280,10 @@ func TestWrongCommandLinesAreExit2(t *testing.T) {
 		{"replicator", "describe"},
 		{"replicator", "list", "-o", "xml"},
 		{"replicator", "list", "--loud"},
+		{"offsets", "translate"},
+		{"offsets", "translate", "--replicator", "r", "--topic", "t", "--offset", "3"},
+		{"offsets", "translate", "--replicator", "r", "--batch", "--topic", "t"},
+		{"offsets", "translate", "--replicator", "r", "--batch", "-o", "yaml"},
 		{"serve"},
 		{"serve", "file.yaml"},
 		{"demo", "now"},

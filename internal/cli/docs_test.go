@@ -64,6 +64,7 @@ Other shapes than those of the API:
 - ` + "`replicator resolve --dry-run`" + `: ` + "`replicator`, `topic`, `action`, `effect`, `partitions[]`" + ` with
   ` + "`partition`, `state`, `code`, `replicated_offset`, `source_offset`" + ` (where copying would go on;
   left out where only the server can tell).
+- ` + "`offsets translate`" + `: an answer of the [API](api.md#offsets); with ` + "`--batch`" + ` one a line, whatever ` + "`--output`" + ` says.
 `)
 	walk(wholeTree(), func(c *cobra.Command) {
 		fmt.Fprintf(&b, "\n## %s\n\n%s.\n\n```\n%s\n```\n", c.CommandPath(), c.Short, c.UseLine())
@@ -114,7 +115,7 @@ func TestEveryCommandHasAHelpWithExampleAndExitCodes(t *testing.T) {
 			}
 		}
 	})
-	if n != 19 {
+	if n != 21 {
 		t.Errorf("%d commands", n)
 	}
 }

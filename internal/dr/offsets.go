@@ -21,8 +21,10 @@ type OffsetQuery struct {
 
 // OffsetAnswer is a position and its translation, or why there is none.
 type OffsetAnswer struct {
-	OffsetQuery
-
+	Topic       string         `json:"topic"`
+	Partition   int32          `json:"partition"`
+	Offset      int64          `json:"offset"`
+	Reverse     bool           `json:"reverse"`
 	TargetTopic string         `json:"target_topic,omitempty"`
 	Translated  int64          `json:"translated"` // -1: there is none
 	Fit         OffsetFit      `json:"fit,omitempty"`
@@ -35,6 +37,11 @@ type OffsetProblem struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
 	Hint    string `json:"hint,omitempty"`
+}
+
+// Answer returns an answer without a translation.
+func (q OffsetQuery) Answer() OffsetAnswer {
+	return OffsetAnswer{Topic: q.Topic, Partition: q.Partition, Offset: q.Offset, Reverse: q.Reverse, Translated: -1}
 }
 
 // MaxOffsetQueries is how many positions one request may hold.

@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -148,6 +149,23 @@ func (c *Client) TopicDiff(ctx context.Context, name string) (api.TopicDiffList,
 	var list api.TopicDiffList
 	err := c.call(ctx, http.MethodGet, c.url("replicators", name, "topics", "diff"), nil, &list)
 	return list, err
+}
+
+// TranslateOffsets returns where positions lie on the other side of a replicator,
+// in their order. There may be any number.
+func (c *Client) TranslateOffsets(ctx context.Context, name string, list []dr.OffsetQuery) ([]dr.OffsetAnswer, error) {
+	all := make([]dr.OffsetAnswer, 0, len(list))
+	for part := range slices.Chunk(list, dr.MaxOffsetQueries) {
+		var out api.OffsetAnswers
+		if err := c.call(ctx, http.MethodPost, c.url("replicators", name, "offsets"), api.OffsetQueries{Offsets: part}, &out); err != nil {
+			return all, err
+		}
+		if len(out.Offsets) != len(part) {
+			return all, c.strange(fmt.Errorf("%d answers to %d offsets", len(out.Offsets), len(part)))
+		}
+		all = append(all, out.Offsets...)
+	}
+	return all, nil
 }
 
 // Version returns the build of the server.

@@ -53,6 +53,19 @@ func (s *service) Resume(context.Context, string) error {
 	return nil
 }
 
+func (s *service) TranslateOffsets(_ context.Context, _ string, list []dr.OffsetQuery) ([]dr.OffsetAnswer, error) {
+	var out []dr.OffsetAnswer
+	for _, q := range list {
+		a := q.Answer()
+		a.Translated = q.Offset + 1
+		out = append(out, a)
+	}
+	if len(list) == 3 {
+		out = out[1:]
+	}
+	return out, nil
+}
+
 func (s *service) Resolve(_ context.Context, _ string, r dr.Resolution) (dr.ResolveResult, error) {
 	s.got = r
 	return dr.ResolveResult{Topic: r.Topic, Action: r.Action, Applied: true, Partitions: []dr.ResolvedPartition{{Partition: 1, SourceOffset: 9}}}, nil
@@ -236,4 +249,28 @@ func TestWatchSeesChangesAndTheEnd(t *testing.T) {
 		return nil
 	})
 	wantError(t, err, dr.CodeUnreachable, "watch", "still running")
+}
+
+// A server takes a limited number of positions at a time.
+func TestTranslateOffsets_InParts(t *testing.T) {
+	h, _ := handler(t, "")
+	ts := httptest.NewServer(h)
+	defer ts.Close()
+	c := client(t, Options{Server: ts.URL})
+	list := make([]dr.OffsetQuery, 2*dr.MaxOffsetQueries+2)
+	for i := range list {
+		list[i] = dr.OffsetQuery{Topic: "orders", Offset: int64(i)}
+	}
+	got, err := c.TranslateOffsets(t.Context(), "east", list)
+	if err != nil || len(got) != len(list) {
+		t.Fatal(len(got), err)
+	}
+	for i, a := range got {
+		if a.Offset != int64(i) || a.Translated != int64(i)+1 {
+			t.Fatalf("%d: %+v", i, a)
+		}
+	}
+	if _, err := c.TranslateOffsets(t.Context(), "east", list[:3]); dr.CodeOf(err) != dr.CodeUnreachable {
+		t.Errorf("an answer is missing: %v", err)
+	}
 }
