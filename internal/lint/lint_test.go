@@ -39,7 +39,7 @@ var layers = []layer{
 		"internal/offsets", "internal/runbook", "internal/config", "internal/seeded",
 	}},
 	{"engines", false, []string{
-		"internal/replicate", "internal/mirror", "internal/access", "internal/verify", "internal/health", "internal/preflight", "internal/gateway",
+		"internal/replicate", "internal/mirror", "internal/groups", "internal/access", "internal/verify", "internal/health", "internal/preflight", "internal/gateway",
 	}},
 	{"failover", false, []string{"internal/failover"}},
 	{"surface", true, []string{"internal/api", "internal/console"}},

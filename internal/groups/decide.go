@@ -1,0 +1,282 @@
+package groups
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/offsets"
+)
+
+// memory is what a replicator remembers of a group in one partition. It is
+// written before the commit that it speaks of, so the target's commit is either
+// written or before.
+type memory struct {
+	from     logID  // that the replicator reads
+	carried  int64  // commit there, -1: none so far
+	at       vector // what the commit means
+	written  int64  // commit on the cluster that the replicator writes to
+	before   int64  // what was there when written was decided on, -1: nothing
+	metadata string
+	resets   int32 // how often it followed a commit backwards
+	alone    bool  // since a reset, what the opposite replicator knows does not count
+	atMs     int64 // when written was committed
+}
+
+// none stands for no commit.
+const none = int64(-1)
+
+// facts are what is known of one group in one partition.
+type facts struct {
+	source, target logID
+
+	asked       bool  // the source answered; else only own is known of it
+	committed   int64 // on the source, none if there is nothing
+	metadata    string
+	sourceEmpty bool // the group has no members on the source
+	wasLower    bool // the round before saw it below what was carried, too
+
+	present int64 // commit on the target, none if there is nothing
+	active  bool  // the group has members on the target
+
+	own      *memory   // nil: nothing is remembered
+	beside   []*memory // of other replicators that write to the target
+	opposite []*memory // of the replicators that write to the source
+
+	replicated bool   // our replicator copies this partition
+	sourceInto []path // of the replicators that write to the source
+	targetInto []path // of those that write to the target, ours among them
+	back       []path // those of sourceInto that read the target
+
+	deleted    dr.DeletedGroups
+	renewAfter time.Duration // age at which an unchanged commit is written again
+	now        time.Time
+}
+
+// action is what is to be done on the target.
+type action int
+
+const (
+	actNone     action = iota
+	actRemember        // only the memory changes
+	actCommit          // remember, then commit
+	actDelete          // delete the commit, then forget
+	actForget          // the commit is gone on both sides
+)
+
+// decision is what the facts ask for, and what is said of them.
+type decision struct {
+	act        action
+	keep       memory // of actRemember and actCommit
+	state      dr.GroupState
+	reason     string
+	translated int64 // where the source's commit is on the target, none if that is not known
+	readAgain  int64
+	reverse    bool // the source's commit was brought by the opposite replicator
+	lower      bool // the source's commit is below what was carried, and was not followed so far
+	settled    bool // the same facts will give the same: nothing is left to be done
+}
+
+// decide is the whole of the rules for one group in one partition.
+func decide(f facts) decision {
+	d := f.decide()
+	if d.act == actNone && f.renewable() && d.state != dr.GroupFailed {
+		d.act, d.keep = actCommit, *f.own
+		d.keep.before, d.keep.atMs = f.present, f.now.UnixMilli()
+	}
+	return d
+}
+
+func (f facts) decide() decision {
+	switch {
+	case !f.asked && (f.own == nil || len(f.own.at) == 0):
+		return decision{state: dr.GroupFailed, translated: none, reason: "the source can't be reached, and nothing is remembered of this position"}
+	case !f.asked:
+		return f.follow(f.own.carried, f.own.at, *f.own, false)
+	case f.committed < 0:
+		return f.gone()
+	}
+	if o := f.echo(); o != nil {
+		d := decision{state: dr.GroupSynced, translated: o.carried, reverse: true, settled: true}
+		if f.own != nil && f.own.alone { // the replicator from the target speaks of the new life, too
+			d.act, d.keep = actRemember, *f.own
+			d.keep.alone = false
+		}
+		return d
+	}
+	if !f.replicated {
+		return decision{state: dr.GroupUnmapped, translated: none, reason: "the partition is not replicated so far"}
+	}
+	here := locate(f.source, f.committed, f.sourceInto)
+	if here.unknown != "" {
+		return decision{state: dr.GroupUnmapped, translated: none, reason: here.unknown}
+	}
+	next := memory{from: f.source, carried: f.committed, metadata: f.metadata}
+	at, down := here.at, false
+	if own := f.own; own != nil {
+		next.resets, next.alone = own.resets, own.alone
+		switch {
+		case f.committed >= own.carried:
+			down = gained(here.exact, own)
+			at = at.merge(own.at)
+		case !f.sourceEmpty && !f.wasLower:
+			return decision{
+				state: dr.GroupSynced, translated: f.present, lower: true,
+				reason: fmt.Sprintf("the source's position went back from %d to %d: followed when it is seen again", own.carried, f.committed),
+			}
+		default:
+			down, next.alone = true, true
+			next.resets++
+		}
+	}
+	if !next.alone {
+		for _, o := range f.opposite {
+			if o.written >= 0 && o.written <= f.committed {
+				at = at.merge(o.at)
+			}
+		}
+	}
+	return f.follow(f.committed, at, next, down)
+}
+
+// gained reports whether a position knows a cluster that what was remembered
+// does not: records of a replicator that is new. Some of them may lie before
+// what was written.
+func gained(exact vector, own *memory) bool {
+	if len(own.at) == 0 {
+		return false
+	}
+	for _, c := range exact {
+		if _, ok := own.at.get(c.log); !ok {
+			return true
+		}
+	}
+	return false
+}
+
+// echo returns the memory of the replicator from the target that wrote the
+// source's commit, nil if a client did: then there is nothing to carry.
+func (f facts) echo() *memory {
+	for _, o := range f.opposite {
+		if o.from == f.target && (o.written == f.committed || o.before == f.committed) {
+			return o
+		}
+	}
+	return nil
+}
+
+// follow takes the target's commit to a position. down lets it go backwards.
+func (f facts) follow(carried int64, at vector, next memory, down bool) decision {
+	if !f.replicated {
+		return decision{state: dr.GroupUnmapped, translated: none, reason: "the partition is not replicated any more"}
+	}
+	r := render(f.target, at, f.targetInto, f.back)
+	if r.unknown != "" {
+		return decision{state: dr.GroupUnmapped, translated: none, reason: r.unknown}
+	}
+	d := decision{translated: r.offset, readAgain: r.readAgain}
+	d.state, d.reason = f.quality(r)
+	next.carried, next.at, next.written, next.before, next.atMs = carried, at, r.offset, f.present, f.now.UnixMilli()
+	ours := f.ours()
+	switch there := f.present == r.offset; {
+	case there && !ours: // the same by chance: it is still somebody's own
+		d.settled = d.state == dr.GroupSynced
+	case there && (f.active || f.own != nil && f.own.metadata == next.metadata):
+		d.settled = d.state == dr.GroupSynced
+		if f.own == nil || f.own.carried != carried || down {
+			d.act, d.keep = actRemember, next
+		}
+	case f.active:
+		d.state, d.reason = dr.GroupActive, "the group has members on the target"
+	case f.present >= 0 && !ours && !f.carriedBack():
+		d.state = dr.GroupHeld
+		d.reason = fmt.Sprintf("the target's position %d was not written by a replicator; the source's would be %d there", f.present, r.offset)
+	case r.offset < f.lowest(ours) && (!down || !f.own.wrote(f.present)):
+		d.state, d.reason, d.readAgain = dr.GroupSynced, fmt.Sprintf("the target's position %d is further than the source's, which would be %d there: it is not taken back", f.present, r.offset), 0
+	default:
+		d.act, d.keep = actCommit, next
+	}
+	return d
+}
+
+// quality says how good a rendering is.
+func (f facts) quality(r rendering) (dr.GroupState, string) {
+	switch {
+	case r.fit == offsets.FitEarlier:
+		return dr.GroupBehind, fmt.Sprintf("the offset map is no longer exact there: up to %d records would be read again", r.readAgain)
+	case r.readAgain > 0:
+		return dr.GroupBehind, fmt.Sprintf("offset %d of the target may hold a record of cluster %s that was not read: up to %d records behind it would be read again", r.offset, r.by.cluster(), r.readAgain)
+	case r.fit == offsets.FitAhead:
+		return dr.GroupAhead, "the position is beyond what is replicated so far: the target's is the end of the copy, and follows it"
+	}
+	return dr.GroupSynced, ""
+}
+
+// wrote reports whether a commit is one that m tells of.
+func (m *memory) wrote(offset int64) bool {
+	return m != nil && offset >= 0 && (m.written == offset || m.before == offset)
+}
+
+// ours reports whether the target's commit was written by a replicator, or
+// there is none.
+func (f facts) ours() bool {
+	if f.present < 0 || f.own.wrote(f.present) {
+		return true
+	}
+	for _, m := range f.beside {
+		if m.wrote(f.present) {
+			return true
+		}
+	}
+	return false
+}
+
+// carriedBack reports whether the target's commit, written by clients, is known
+// on the source: a replicator carried it there last.
+func (f facts) carriedBack() bool {
+	for _, o := range f.opposite {
+		if o.from == f.target && o.carried == f.present {
+			return true
+		}
+	}
+	return false
+}
+
+// lowest is what the target's commit must not fall below. Where what was
+// remembered last was never committed, that counts and not what is there.
+func (f facts) lowest(ours bool) int64 {
+	if ours && f.own.wrote(f.present) {
+		return f.own.written
+	}
+	return f.present
+}
+
+// gone is about a commit that the source does not have.
+func (f facts) gone() decision {
+	const kept = "the source has no commit any more; the target's is kept and not renewed"
+	d := decision{state: dr.GroupSynced, translated: none, settled: true}
+	switch {
+	case f.own == nil:
+	case f.present < 0:
+		d.act = actForget
+	case f.deleted != dr.GroupsFollow:
+		d.reason = kept
+	case f.present != f.own.written:
+		d.state, d.reason = dr.GroupHeld, fmt.Sprintf("the source has no commit any more; the target's, %d, was not written by this replicator and is kept", f.present)
+	case f.active:
+		d.state, d.reason, d.settled = dr.GroupActive, "the source has no commit any more; the group has members on the target", false
+	default:
+		d.act, d.settled = actDelete, false
+	}
+	return d
+}
+
+// renewable reports whether the target's commit is ours, has a commit at the
+// source behind it, and is old: brokers forget the commits of a group without
+// members when they are older than offsets.retention.minutes
+// (GroupMetadataManager.cleanupExpiredOffsets), but those of a group with
+// members never, so that the source's may live on while the target's is gone.
+func (f facts) renewable() bool {
+	return f.own != nil && f.present >= 0 && f.present == f.own.written && !f.active &&
+		!(f.asked && f.committed < 0) && f.now.Sub(time.UnixMilli(f.own.atMs)) >= f.renewAfter
+}

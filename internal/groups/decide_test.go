@@ -1,0 +1,272 @@
+package groups
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/offsets"
+)
+
+const (
+	logA = logID("A/1") // the source of the replicator under test
+	logB = logID("B/1") // its target
+	logC = logID("C/1")
+)
+
+var testNow = time.UnixMilli(1_000_000_000)
+
+// route makes a route whose map has the extents (source, target, length).
+func route(t *testing.T, from logID, position, targetEnd int64, extents ...offsets.Extent) path {
+	t.Helper()
+	m := &offsets.Map{}
+	for _, e := range extents {
+		if err := m.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path{offsets.Route{Replicator: "from-" + from.cluster(), SourceClusterID: from.cluster(), Position: position, TargetEnd: targetEnd, Map: m}, from}
+}
+
+// oneWay has source offsets 0 to 999 at target offsets 100 to 1099.
+func oneWay(t *testing.T) facts {
+	t.Helper()
+	return facts{
+		source: logA, target: logB, asked: true, committed: 500, metadata: "m", present: none, sourceEmpty: true, replicated: true,
+		targetInto: []path{route(t, logA, 1000, 1100, offsets.Extent{Source: 0, Target: 100, Length: 1000})},
+		renewAfter: time.Hour, now: testNow,
+	}
+}
+
+// twoWay adds the opposite replicator: the source has its own records at 0 to
+// 499 and 600 to 999, which are at 0 to 499 and 550 to 949 on the target, and
+// the target's own of 500 to 549 are at 500 to 549 on the source, with a fence at
+// 550 to 599 there.
+func twoWay(t *testing.T) facts {
+	t.Helper()
+	f := oneWay(t)
+	f.targetInto = []path{route(t, logA, 1000, 950, offsets.Extent{Source: 0, Target: 0, Length: 500}, offsets.Extent{Source: 600, Target: 550, Length: 400})}
+	f.sourceInto = []path{route(t, logB, 950, 550, offsets.Extent{Source: 500, Target: 500, Length: 50})}
+	f.back = f.sourceInto
+	return f
+}
+
+// carried is the memory of the replicator under test.
+func carried(from, to, before int64) *memory {
+	return &memory{from: logA, carried: from, at: vector{{logA, from}}, written: to, before: before, metadata: "m", atMs: testNow.UnixMilli()}
+}
+
+type outcome struct {
+	Act     action
+	State   dr.GroupState
+	Offset  int64 // to be committed, the translated one where nothing is
+	Reason  string
+	Resets  int32
+	Settled bool
+	Again   int64
+}
+
+func outcomeOf(d decision, reason string) outcome {
+	out := outcome{Act: d.act, State: d.state, Offset: d.translated, Settled: d.settled, Again: d.readAgain}
+	if d.act == actCommit || d.act == actRemember {
+		out.Offset, out.Resets = d.keep.written, d.keep.resets
+	}
+	if strings.Contains(d.reason, reason) {
+		out.Reason = reason
+	} else {
+		out.Reason = d.reason
+	}
+	return out
+}
+
+func TestDecide_OneWay(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		change func(*facts)
+		want   outcome
+	}{
+		{"a commit that was never carried is written", func(*facts) {}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600}},
+		{"an unchanged one costs nothing", func(f *facts) { f.own, f.present = carried(500, 600, 550), 600 },
+			outcome{State: dr.GroupSynced, Offset: 600, Settled: true}},
+		{"what was written before is ours", func(f *facts) { f.own, f.present = carried(400, 500, 450), 500 },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600}},
+		{"so is the one before, if the last was not committed", func(f *facts) { f.own, f.present = carried(500, 600, 450), 450 },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600}},
+		{"a commit that is gone on the target is written again", func(f *facts) { f.own = carried(500, 600, 550) },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600}},
+		{"another metadata string is carried", func(f *facts) { f.own, f.present, f.metadata = carried(500, 600, 550), 600, "other" },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600}},
+		{"another replicator's commit may be moved on", func(f *facts) {
+			f.beside, f.present = []*memory{{from: logC, carried: 1, written: 300, before: 200}}, 300
+		},
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600}},
+		{"beyond what is replicated: the end of the same snapshot", func(f *facts) { f.committed = 1500 },
+			outcome{Act: actCommit, State: dr.GroupAhead, Offset: 1100}},
+		{"the clamp is looked at again", func(f *facts) { f.committed, f.own, f.present = 1500, carried(1500, 1100, 1000), 1100 },
+			outcome{State: dr.GroupAhead, Offset: 1100}},
+		{"in the floor of the map: earlier, and said so", func(f *facts) {
+			m, err := offsets.Restore(offsets.Floor{SourceEnd: 700, TargetStart: 100, TargetEnd: 800}, []offsets.Extent{{Source: 700, Target: 800, Length: 300}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.targetInto[0].Map = m
+		}, outcome{Act: actCommit, State: dr.GroupBehind, Offset: 100, Again: 700}},
+		{"never backwards because a map was cut", func(f *facts) {
+			m, err := offsets.Restore(offsets.Floor{SourceEnd: 700, TargetStart: 100, TargetEnd: 800}, []offsets.Extent{{Source: 700, Target: 800, Length: 300}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.targetInto[0].Map = m
+			f.own, f.present = carried(450, 550, 500), 550
+		}, outcome{State: dr.GroupSynced, Offset: 100, Reason: "not taken back"}},
+		{"not replicated", func(f *facts) { f.replicated = false }, outcome{State: dr.GroupUnmapped, Offset: none, Reason: "not replicated so far"}},
+		{"somebody else's position stays", func(f *facts) { f.own, f.present = carried(400, 500, 450), 555 },
+			outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"}},
+		{"also one that nothing is known of", func(f *facts) { f.present = 555 }, outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"}},
+		{"also one that is further", func(f *facts) { f.own, f.present = carried(400, 500, 450), 700 },
+			outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"}},
+		{"the same by chance is not claimed", func(f *facts) { f.present = 600 }, outcome{State: dr.GroupSynced, Offset: 600, Settled: true}},
+		{"never to a group with members", func(f *facts) { f.active, f.own, f.present = true, carried(400, 500, 450), 500 },
+			outcome{State: dr.GroupActive, Offset: 600, Reason: "has members"}},
+		{"not even where there is no commit", func(f *facts) { f.active = true }, outcome{State: dr.GroupActive, Offset: 600, Reason: "has members"}},
+		{"a reset is followed when the group is empty", func(f *facts) { f.own, f.present = carried(800, 900, 850), 900 },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600, Resets: 1}},
+		{"a reset of a group with members is looked at twice", func(f *facts) { f.own, f.present, f.sourceEmpty = carried(800, 900, 850), 900, false },
+			outcome{State: dr.GroupSynced, Offset: 900, Reason: "went back from 800 to 500"}},
+		{"and then followed", func(f *facts) { f.own, f.present, f.sourceEmpty, f.wasLower = carried(800, 900, 850), 900, false, true },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600, Resets: 1}},
+		{"a reset that was remembered and not committed is committed", func(f *facts) {
+			f.own, f.present = carried(500, 600, 900), 900
+			f.own.resets = 1
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600, Resets: 1}},
+		{"a reset does not take somebody else's position", func(f *facts) { f.own, f.present = carried(800, 900, 850), 950 },
+			outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"}},
+		{"renewed in time", func(f *facts) { f.own, f.present, f.now = carried(500, 600, 550), 600, testNow.Add(time.Hour) },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600, Settled: true}},
+		{"not before", func(f *facts) { f.own, f.present, f.now = carried(500, 600, 550), 600, testNow.Add(time.Hour-1) },
+			outcome{State: dr.GroupSynced, Offset: 600, Settled: true}},
+		{"not while the group has members there", func(f *facts) {
+			f.own, f.present, f.active, f.now = carried(500, 600, 550), 600, true, testNow.Add(time.Hour)
+		}, outcome{State: dr.GroupSynced, Offset: 600, Settled: true}},
+		{"not somebody else's", func(f *facts) { f.own, f.present, f.now = carried(500, 600, 550), 650, testNow.Add(time.Hour) },
+			outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"}},
+		{"the source has none, and never had", func(f *facts) { f.committed = none }, outcome{State: dr.GroupSynced, Offset: none, Settled: true}},
+		{"gone at the source: kept, not renewed", func(f *facts) {
+			f.committed, f.own, f.present, f.now = none, carried(500, 600, 550), 600, testNow.Add(time.Hour)
+		}, outcome{State: dr.GroupSynced, Offset: none, Settled: true, Reason: "kept"}},
+		{"gone at the source: followed by choice", func(f *facts) {
+			f.committed, f.own, f.present, f.deleted = none, carried(500, 600, 550), 600, dr.GroupsFollow
+		}, outcome{Act: actDelete, State: dr.GroupSynced, Offset: none}},
+		{"but only what is ours", func(f *facts) {
+			f.committed, f.own, f.present, f.deleted = none, carried(500, 600, 550), 601, dr.GroupsFollow
+		}, outcome{State: dr.GroupHeld, Offset: none, Settled: true, Reason: "was not written by this replicator"}},
+		{"and only of an empty group", func(f *facts) {
+			f.committed, f.own, f.present, f.deleted, f.active = none, carried(500, 600, 550), 600, dr.GroupsFollow, true
+		}, outcome{State: dr.GroupActive, Offset: none, Reason: "has members"}},
+		{"gone on both sides: forgotten", func(f *facts) { f.committed, f.own = none, carried(500, 600, 550) },
+			outcome{Act: actForget, State: dr.GroupSynced, Offset: none, Settled: true}},
+		{"source dead: from the memory alone", func(f *facts) {
+			f.asked, f.committed, f.own, f.present = false, none, carried(1050, 1100, 1000), 1100
+			f.targetInto[0] = route(t, logA, 1200, 1300, offsets.Extent{Source: 0, Target: 100, Length: 1200})
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 1150}},
+		{"source dead and nothing remembered", func(f *facts) { f.asked, f.committed = false, none }, outcome{State: dr.GroupFailed, Offset: none, Reason: "nothing is remembered"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := oneWay(t)
+			c.change(&f)
+			if diff := cmp.Diff(c.want, outcomeOf(decide(f), c.want.Reason)); diff != "" {
+				t.Errorf("decision (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestDecide_TwoWay(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		change func(*facts)
+		want   outcome
+	}{
+		{"before the target's records: exact", func(f *facts) { f.committed = 400 }, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 400}},
+		{"at them", func(f *facts) { f.committed = 500 }, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 500}},
+		{"in the midst of them", func(f *facts) { f.committed = 520 }, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 520}},
+		{"behind them", func(f *facts) { f.committed = 700 }, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 650}},
+		{"records of both are read in another order: the first unread one, and how many are read again", func(f *facts) {
+			// The target's 500 to 549 came to the source behind its own 600 to 999.
+			f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
+			f.back, f.committed = f.sourceInto, 700
+		}, outcome{Act: actCommit, State: dr.GroupBehind, Offset: 500, Again: 100}},
+		{"an opposite replicator that is behind limits", func(f *facts) {
+			f.sourceInto = []path{route(t, logB, 520, 520, offsets.Extent{Source: 500, Target: 500, Length: 20})}
+			f.back, f.committed = f.sourceInto, 700
+		}, outcome{Act: actCommit, State: dr.GroupBehind, Offset: 520, Again: 100}},
+		{"a commit that the opposite replicator wrote is not carried back", func(f *facts) {
+			f.committed, f.present, f.opposite = 700, 680, []*memory{{from: logB, carried: 680, written: 700, before: 100}}
+		}, outcome{State: dr.GroupSynced, Offset: 680, Settled: true}},
+		{"nor the one before", func(f *facts) {
+			f.committed, f.present, f.opposite = 700, 680, []*memory{{from: logB, carried: 690, written: 710, before: 700}}
+		}, outcome{State: dr.GroupSynced, Offset: 690, Settled: true}},
+		{"one that a replicator of a third cluster wrote is carried", func(f *facts) {
+			f.committed, f.opposite = 700, []*memory{{from: logC, carried: 680, written: 700, before: 100}}
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 650}},
+		{"the target's position that the opposite replicator carried is moved on", func(f *facts) {
+			f.committed, f.present, f.opposite = 800, 640, []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 750}},
+		{"but not back", func(f *facts) {
+			f.committed, f.present, f.opposite = 650, 640, []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
+		}, outcome{State: dr.GroupSynced, Offset: 600, Reason: "not taken back"}},
+		{"one that it did not carry is held", func(f *facts) {
+			f.committed, f.present, f.opposite = 800, 645, []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
+		}, outcome{State: dr.GroupHeld, Offset: 750, Reason: "was not written by a replicator"}},
+		{"what the opposite replicator knows counts", func(f *facts) {
+			// As above, where the commit alone would be at 500.
+			f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
+			f.back, f.committed, f.present = f.sourceInto, 800, 640
+			f.opposite = []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 750}},
+		{"not below what it wrote", func(f *facts) {
+			f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
+			f.back, f.committed = f.sourceInto, 680
+			f.opposite = []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
+		}, outcome{Act: actCommit, State: dr.GroupBehind, Offset: 500, Again: 80}},
+		{"not after a reset", func(f *facts) {
+			f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
+			f.back, f.committed = f.sourceInto, 800
+			f.own, f.present = carried(700, 500, 500), 500
+			f.own.alone, f.own.at = true, vector{{logA, 700}, {logB, 500}}
+			f.opposite = []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
+		}, outcome{Act: actRemember, State: dr.GroupBehind, Offset: 500, Again: 200}},
+		{"until the opposite replicator writes again", func(f *facts) {
+			f.committed, f.own, f.present = 700, carried(500, 500, 400), 680
+			f.own.alone, f.opposite = true, []*memory{{from: logB, carried: 680, written: 700, before: 100}}
+		}, outcome{Act: actRemember, State: dr.GroupSynced, Offset: 500, Settled: true}},
+		{"what was remembered of the target's records counts", func(f *facts) {
+			f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
+			f.back, f.committed, f.own, f.present = f.sourceInto, 700, carried(650, 600, 600), 600
+			f.own.at = vector{{logA, 650}, {logB, 950}}
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 650}},
+		{"records of a new replicator that lie before it take it back once", func(f *facts) {
+			f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
+			f.back, f.committed, f.own, f.present = f.sourceInto, 700, carried(700, 650, 600), 650
+		}, outcome{Act: actCommit, State: dr.GroupBehind, Offset: 500, Again: 100}},
+		{"not where it is not known how far they were read", func(f *facts) {
+			f.sourceInto = []path{route(t, logB, 500, 500)}
+			f.back, f.committed, f.own, f.present = f.sourceInto, 700, carried(700, 650, 600), 650
+		}, outcome{State: dr.GroupSynced, Offset: 500, Reason: "not taken back"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := twoWay(t)
+			c.change(&f)
+			if diff := cmp.Diff(c.want, outcomeOf(decide(f), c.want.Reason)); diff != "" {
+				t.Errorf("decision (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,112 @@
+package groups
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/offsets"
+)
+
+// Defaults of Options.
+const (
+	DefaultInterval = 5 * time.Second
+	// MinInterval is the floor of Interval: below it, reading the commits of
+	// many groups would never end.
+	MinInterval = 500 * time.Millisecond
+)
+
+// Routes knows the offset maps of all replicators that write to one cluster. It
+// may be called from any goroutine.
+type Routes interface {
+	// Into returns the routes into a partition of the cluster, by the id of its
+	// topic there. An error means that they are not known, not that there are
+	// none.
+	Into(topicID [16]byte, partition int32) ([]offsets.Route, error)
+}
+
+// Options configures a Sync. Fields that are not marked as required may be left
+// at their zero value.
+type Options struct {
+	Replicator string      // required
+	Source     *kgo.Client // required, as is Target; control clients, borrowed, not closed
+	Target     *kgo.Client
+
+	SourceClusterID, TargetClusterID string // required
+
+	// Groups selects groups by name; nil means all whose names do not begin with
+	// "__". The groups of the workers themselves are never selected.
+	Groups func(group string) bool
+	Topics dr.TopicFilter // the source topics that are replicated
+	Naming dr.Naming      // and how they are named on the target
+
+	SourceRoutes, TargetRoutes Routes  // required
+	Records                    Records // required: in the target's state topic
+	Opposite                   View    // the same of the source's state topic; nil means that nobody writes to the source
+
+	Interval time.Duration    // between rounds; default 5 s, at least 500 ms
+	Deleted  dr.DeletedGroups // default dr.GroupsKeep
+
+	Logger *slog.Logger     // nil means discard
+	Now    func() time.Time // nil means time.Now
+}
+
+// workerPrefix is what the names of the groups of Anabranch's own workers begin
+// with: their commits are about the state topic of one cluster.
+const workerPrefix = "anabranch-"
+
+func (o Options) withDefaults() (Options, error) {
+	var errs []error
+	if o.Replicator == "" || o.SourceClusterID == "" || o.TargetClusterID == "" {
+		errs = append(errs, errors.New("the replicator's name and both cluster ids are required"))
+	}
+	if o.Source == nil || o.Target == nil {
+		errs = append(errs, errors.New("source and target client are required"))
+	}
+	if o.SourceRoutes == nil || o.TargetRoutes == nil || o.Records == nil {
+		errs = append(errs, errors.New("routes of both clusters and records are required"))
+	}
+	if o.Interval == 0 {
+		o.Interval = DefaultInterval
+	}
+	if o.Interval < MinInterval {
+		errs = append(errs, fmt.Errorf("interval %v is below %v", o.Interval, MinInterval))
+	}
+	switch o.Deleted {
+	case "":
+		o.Deleted = dr.GroupsKeep
+	case dr.GroupsKeep, dr.GroupsFollow:
+	default:
+		errs = append(errs, fmt.Errorf("deleted groups %q: neither %q nor %q", o.Deleted, dr.GroupsKeep, dr.GroupsFollow))
+	}
+	if o.Groups == nil {
+		o.Groups = func(group string) bool { return !strings.HasPrefix(group, "__") }
+	}
+	if o.Opposite == nil {
+		o.Opposite = emptyView{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.Logger = o.Logger.With(slog.String("replicator", o.Replicator))
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o, errors.Join(errs...)
+}
+
+// selects reports whether a group is to be carried.
+func (o Options) selects(group string) bool {
+	return !strings.HasPrefix(group, workerPrefix) && o.Groups(group)
+}
+
+// emptyView holds nothing.
+type emptyView struct{}
+
+// Range calls nothing.
+func (emptyView) Range(func(string, []byte)) {}

@@ -1,0 +1,318 @@
+package groups
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const (
+	requestTimeout = 15 * time.Second // of one request, its retries included
+	fetchChunk     = 500              // groups in one OffsetFetch request
+	describeChunk  = 100              // groups in one request for members
+
+	// versionByID is the version of OffsetFetch and OffsetCommit that names
+	// topics by id (KIP-848).
+	versionByID = 10
+)
+
+// listed is a group as the brokers list it.
+type listed struct {
+	state string // Kafka's own word
+	kind  string // classic, consumer, share or streams
+}
+
+// empty reports whether the group has no members.
+func (l listed) empty() bool { return l.state == "" || l.state == "Empty" || l.state == "Dead" }
+
+// Kinds of groups.
+const (
+	kindClassic = "classic"
+	kindShare   = "share"
+	kindStreams = "streams"
+)
+
+// listGroups returns the groups that we may see. whole is false when a broker did
+// not answer: groups may be missing. Brokers before ListGroups 5 (Kafka 3.7)
+// know classic groups only.
+func listGroups(ctx context.Context, cl *kgo.Client) (groups map[string]listed, whole bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	groups, whole = map[string]listed{}, true
+	var first error
+	answered := false
+	for _, sh := range cl.RequestSharded(ctx, kmsg.NewPtrListGroupsRequest()) {
+		if sh.Err != nil {
+			whole = false
+			first = errors.Join(first, sh.Err)
+			continue
+		}
+		answered = true
+		for _, g := range sh.Resp.(*kmsg.ListGroupsResponse).Groups {
+			kind := strings.ToLower(g.GroupType)
+			if kind == "" {
+				kind = kindClassic
+			}
+			groups[g.Group] = listed{state: g.GroupState, kind: kind}
+		}
+	}
+	if !answered {
+		return nil, false, fmt.Errorf("list groups: %w", first)
+	}
+	return groups, whole, nil
+}
+
+// commit is a group's position in one partition, as its coordinator has it.
+type commit struct {
+	topic     string
+	topicID   [16]byte // zero where the broker is too old to say it
+	partition int32
+	offset    int64
+	metadata  string
+	err       error
+}
+
+// commits are the positions of one group.
+type commits struct {
+	list []commit
+	err  error // the coordinator does not answer about this group
+}
+
+// fetchCommits returns the commits of groups in all topics. A group that does not
+// exist has none. stable asks for no commit that an open transaction may replace
+// (KIP-447); such a partition has an error then.
+func fetchCommits(ctx context.Context, cl *kgo.Client, groups []string, stable bool) map[string]commits {
+	out := make(map[string]commits, len(groups))
+	for chunk := range slices.Chunk(groups, fetchChunk) {
+		fetchChunkOf(ctx, cl, chunk, stable, out)
+	}
+	for _, g := range groups {
+		if _, ok := out[g]; !ok {
+			out[g] = commits{err: errors.New("fetch commits: the answer lacks this group")}
+		}
+	}
+	return out
+}
+
+func fetchChunkOf(ctx context.Context, cl *kgo.Client, groups []string, stable bool, out map[string]commits) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	req := kmsg.NewPtrOffsetFetchRequest()
+	req.RequireStable = stable
+	for _, g := range groups {
+		rg := kmsg.NewOffsetFetchRequestGroup()
+		rg.Group = g
+		req.Groups = append(req.Groups, rg)
+	}
+	for _, sh := range cl.RequestSharded(ctx, req) {
+		if sh.Err != nil {
+			if r, ok := sh.Req.(*kmsg.OffsetFetchRequest); ok {
+				for _, g := range asked(r) {
+					if _, answered := out[g]; !answered {
+						out[g] = commits{err: fmt.Errorf("fetch commits: %w", sh.Err)}
+					}
+				}
+			}
+		}
+		resp, ok := sh.Resp.(*kmsg.OffsetFetchResponse)
+		if !ok || resp == nil {
+			continue
+		}
+		for i := range resp.Groups {
+			out[resp.Groups[i].Group] = commitsOf(&resp.Groups[i], resp.Version)
+		}
+	}
+}
+
+func asked(r *kmsg.OffsetFetchRequest) []string {
+	if len(r.Groups) == 0 {
+		return []string{r.Group}
+	}
+	names := make([]string, 0, len(r.Groups))
+	for _, g := range r.Groups {
+		names = append(names, g.Group)
+	}
+	return names
+}
+
+func commitsOf(g *kmsg.OffsetFetchResponseGroup, version int16) commits {
+	if err := kerr.ErrorForCode(g.ErrorCode); err != nil {
+		return commits{err: fmt.Errorf("fetch commits: %w", err)}
+	}
+	n := 0
+	for i := range g.Topics {
+		n += len(g.Topics[i].Partitions)
+	}
+	out := commits{list: make([]commit, 0, n)}
+	for i := range g.Topics {
+		t := &g.Topics[i]
+		c := commit{topic: t.Topic}
+		if version >= versionByID {
+			c.topicID = t.TopicID
+		}
+		for j := range t.Partitions {
+			p := &t.Partitions[j]
+			c.partition, c.offset, c.metadata, c.err = p.Partition, p.Offset, "", nil
+			if p.Metadata != nil {
+				c.metadata = *p.Metadata
+			}
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+				c.err = fmt.Errorf("fetch commits: %w", err)
+			}
+			if c.offset >= 0 || c.err != nil {
+				out.list = append(out.list, c)
+			}
+		}
+	}
+	return out
+}
+
+// topicInfo is a topic as one broker knows it.
+type topicInfo struct {
+	id         [16]byte
+	partitions int32
+	err        error
+}
+
+// describeTopics returns the named topics that a cluster has or hides. One that
+// does not exist is missing.
+func describeTopics(ctx context.Context, cl *kgo.Client, names []string) (map[string]topicInfo, error) {
+	out := make(map[string]topicInfo, len(names))
+	if len(names) == 0 {
+		return out, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	req := kmsg.NewPtrMetadataRequest()
+	req.AllowAutoTopicCreation = false
+	for _, name := range names {
+		rt := kmsg.NewMetadataRequestTopic()
+		rt.Topic = new(name)
+		req.Topics = append(req.Topics, rt)
+	}
+	resp, err := req.RequestWith(ctx, cl)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.ErrorCode)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("describe topics: %w", err)
+	}
+	for _, rt := range resp.Topics {
+		if rt.Topic == nil || rt.ErrorCode == kerr.UnknownTopicOrPartition.Code {
+			continue
+		}
+		info := topicInfo{id: rt.TopicID, partitions: int32(len(rt.Partitions))}
+		if err := kerr.ErrorForCode(rt.ErrorCode); err != nil {
+			info.err = fmt.Errorf("describe topic %s: %w", *rt.Topic, err)
+		}
+		out[*rt.Topic] = info
+	}
+	return out, nil
+}
+
+// placeName names a partition of a cluster.
+type placeName struct {
+	topic     string
+	partition int32
+}
+
+// endsOf returns the log end offsets of partitions. Those that can't be asked now
+// are missing.
+func endsOf(ctx context.Context, cl *kgo.Client, parts []placeName) map[placeName]int64 {
+	out := make(map[placeName]int64, len(parts))
+	if len(parts) == 0 {
+		return out
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	byTopic := map[string][]int32{}
+	for _, p := range parts {
+		byTopic[p.topic] = append(byTopic[p.topic], p.partition)
+	}
+	req := kmsg.NewPtrListOffsetsRequest()
+	for topic, list := range byTopic {
+		rt := kmsg.NewListOffsetsRequestTopic()
+		rt.Topic = topic
+		for _, n := range list {
+			rp := kmsg.NewListOffsetsRequestTopicPartition()
+			rp.Partition, rp.Timestamp = n, -1
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		req.Topics = append(req.Topics, rt)
+	}
+	for _, sh := range cl.RequestSharded(ctx, req) {
+		resp, ok := sh.Resp.(*kmsg.ListOffsetsResponse)
+		if sh.Err != nil || !ok {
+			continue // shown as unknown
+		}
+		for _, rt := range resp.Topics {
+			for _, rp := range rt.Partitions {
+				if rp.ErrorCode == 0 && rp.Offset >= 0 {
+					out[placeName{rt.Topic, rp.Partition}] = rp.Offset
+				}
+			}
+		}
+	}
+	return out
+}
+
+// retentionKey is the broker's setting of how long it keeps the commits of a
+// group without members.
+const retentionKey = "offsets.retention.minutes"
+
+// defaultRetention is Kafka's default of it.
+const defaultRetention = 7 * 24 * time.Hour
+
+// commitRetention returns how long the cluster keeps commits: the shortest that a
+// broker has. Where we may not ask (DescribeConfigs on the cluster), it is the
+// default, with the error.
+func commitRetention(ctx context.Context, cl *kgo.Client) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	meta := kmsg.NewPtrMetadataRequest()
+	meta.Topics = []kmsg.MetadataRequestTopic{} // none, nil would be all
+	brokers, err := meta.RequestWith(ctx, cl)
+	if err != nil {
+		return defaultRetention, fmt.Errorf("list brokers: %w", err)
+	}
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	for _, b := range brokers.Brokers {
+		r := kmsg.NewDescribeConfigsRequestResource()
+		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeBroker, fmt.Sprint(b.NodeID)
+		r.ConfigNames = []string{retentionKey}
+		req.Resources = append(req.Resources, r)
+	}
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return defaultRetention, fmt.Errorf("describe %s: %w", retentionKey, err)
+	}
+	shortest, found := time.Duration(0), false
+	for _, r := range resp.Resources {
+		if err := kerr.ErrorForCode(r.ErrorCode); err != nil {
+			return defaultRetention, fmt.Errorf("describe %s: %w", retentionKey, err)
+		}
+		for _, c := range r.Configs {
+			var minutes int64
+			if c.Name != retentionKey || c.Value == nil {
+				continue
+			}
+			if _, err := fmt.Sscan(*c.Value, &minutes); err != nil || minutes <= 0 {
+				return defaultRetention, fmt.Errorf("describe %s: value %q", retentionKey, *c.Value)
+			}
+			if d := time.Duration(minutes) * time.Minute; !found || d < shortest {
+				shortest, found = d, true
+			}
+		}
+	}
+	if !found {
+		return defaultRetention, fmt.Errorf("describe %s: no broker says it", retentionKey)
+	}
+	return shortest, nil
+}
