@@ -20,6 +20,7 @@ type memory struct {
 	metadata string
 	resets   int32 // how often it followed a commit backwards
 	alone    bool  // since a reset, what the opposite replicator knows does not count
+	exact    bool  // written is where carried is, and no later snapshot of the maps will move it
 	atMs     int64 // when written was committed
 }
 
@@ -104,6 +105,9 @@ func (f facts) decide() decision {
 		}
 		return d
 	}
+	if f.unchanged() {
+		return decision{state: dr.GroupSynced, translated: f.own.written, settled: true}
+	}
 	if !f.replicated {
 		return decision{state: dr.GroupUnmapped, translated: none, reason: "the partition is not replicated so far"}
 	}
@@ -137,6 +141,21 @@ func (f facts) decide() decision {
 		}
 	}
 	return f.follow(f.committed, at, next, down)
+}
+
+// unchanged reports whether the memory answers for the facts, so that the maps
+// need not be asked: the common case costs next to nothing.
+func (f facts) unchanged() bool {
+	own := f.own
+	if own == nil || !own.exact || own.carried != f.committed || own.written != f.present || own.metadata != f.metadata {
+		return false
+	}
+	for _, r := range f.sourceInto {
+		if _, ok := own.at.get(r.from); !ok {
+			return false // a replicator that is new
+		}
+	}
+	return true
 }
 
 // gained reports whether a position knows a cluster that what was remembered
@@ -177,6 +196,7 @@ func (f facts) follow(carried int64, at vector, next memory, down bool) decision
 	d := decision{translated: r.offset, readAgain: r.readAgain}
 	d.state, d.reason = f.quality(r)
 	next.carried, next.at, next.written, next.before, next.atMs = carried, at, r.offset, f.present, f.now.UnixMilli()
+	next.exact = d.state == dr.GroupSynced && f.asked
 	ours := f.ours()
 	switch there := f.present == r.offset; {
 	case there && !ours: // the same by chance: it is still somebody's own

@@ -82,6 +82,7 @@ type partJSON struct {
 	Metadata  string  `json:"metadata,omitempty"`
 	Resets    int32   `json:"resets,omitempty"`
 	Alone     bool    `json:"alone,omitempty"`
+	Exact     bool    `json:"exact,omitempty"`
 	AtMs      int64   `json:"at_ms"`
 }
 
@@ -98,7 +99,7 @@ func (p *page) encode() []byte {
 	for n, m := range p.parts {
 		pj := partJSON{
 			Partition: n, Carried: m.carried, Written: m.written, Before: m.before,
-			Metadata: m.metadata, Resets: m.resets, Alone: m.alone, AtMs: m.atMs,
+			Metadata: m.metadata, Resets: m.resets, Alone: m.alone, Exact: m.exact, AtMs: m.atMs,
 		}
 		if len(m.at) > 0 {
 			for _, id := range r.Logs {
@@ -145,7 +146,7 @@ func decodePage(key string, value []byte) (*page, error) {
 	for _, pj := range r.Partitions {
 		m := &memory{
 			from: logOf(r.From, k.topicID), carried: pj.Carried, written: pj.Written, before: pj.Before,
-			metadata: pj.Metadata, resets: pj.Resets, alone: pj.Alone, atMs: pj.AtMs,
+			metadata: pj.Metadata, resets: pj.Resets, alone: pj.Alone, exact: pj.Exact, atMs: pj.AtMs,
 		}
 		if len(pj.At) > len(r.Logs) {
 			return nil, fmt.Errorf("decode %s: partition %d has %d offsets for %d logs", key, pj.Partition, len(pj.At), len(r.Logs))

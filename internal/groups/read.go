@@ -29,8 +29,12 @@ type listed struct {
 	kind  string // classic, consumer, share or streams
 }
 
-// empty reports whether the group has no members.
-func (l listed) empty() bool { return l.state == "" || l.state == "Empty" || l.state == "Dead" }
+// empty reports whether the group surely has no members.
+func (l listed) empty() bool { return l.state == "Empty" || l.state == "Dead" }
+
+// hasMembers reports whether the group surely has members. Brokers before
+// ListGroups 4 (Kafka 2.6) do not say, and a group may not be listed.
+func (l listed) hasMembers() bool { return l.state != "" && !l.empty() }
 
 // Kinds of groups.
 const (

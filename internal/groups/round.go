@@ -1,0 +1,284 @@
+package groups
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/anabranch/anabranch/internal/dr"
+)
+
+// commitsAtOnce bounds the commit requests under way; each is about one group.
+const commitsAtOnce = 16
+
+// round carries all groups once. It fails where nothing can be done at all; what
+// fails of single groups is in their views, which visit gets.
+func (d *desk) round(ctx context.Context, stable bool, visit func(*survey, *groupView)) error {
+	s, err := d.survey(ctx, nil, stable)
+	if err != nil {
+		return err
+	}
+	var failed error
+	for chunk := range slices.Chunk(s.names, groupsAtOnce) {
+		views, err := s.read(ctx, chunk)
+		if err != nil {
+			return err
+		}
+		if err := s.act(ctx, views); err != nil {
+			failed = errors.Join(failed, err)
+		}
+		s.ends(ctx, views)
+		for _, g := range views {
+			visit(s, g)
+		}
+	}
+	return errors.Join(s.sourceErr, failed)
+}
+
+// act does what was decided: remembers, then commits.
+func (s *survey) act(ctx context.Context, views []*groupView) error {
+	pages := s.changedPages(views)
+	if len(pages) > 0 {
+		if err := s.d.o.Records.Write(ctx, pages); err != nil {
+			err = &stateError{fmt.Errorf("remember what is to be committed: %w", err)}
+			for _, g := range views {
+				g.fail(err)
+			}
+			return err
+		}
+	}
+	s.recheck(ctx, views)
+	work := errgroup.Group{}
+	work.SetLimit(commitsAtOnce)
+	for _, g := range views {
+		if g.wants(actCommit) {
+			work.Go(func() error { s.commit(ctx, g); return nil })
+		}
+		if g.wants(actDelete) {
+			work.Go(func() error { s.remove(ctx, g); return nil })
+		}
+	}
+	return work.Wait()
+}
+
+// wants reports whether something is to be done for the group.
+func (g *groupView) wants(a action) bool {
+	return !g.stop && slices.ContainsFunc(g.entries, func(e entry) bool { return e.problem == nil && e.decision.act == a })
+}
+
+// fail says of all entries that something was to be done for that it failed.
+func (g *groupView) fail(err error) {
+	for i := range g.entries {
+		if e := &g.entries[i]; e.problem == nil && e.decision.act != actNone {
+			e.problem = err
+		}
+	}
+}
+
+// changedPages returns the records that must be written before anything is
+// committed, and those of commits that are gone on both sides.
+func (s *survey) changedPages(views []*groupView) []Entry {
+	var out []Entry
+	for _, g := range views {
+		if g.stop {
+			continue
+		}
+		changed := map[pageKey]*page{}
+		for i := range g.entries {
+			e := &g.entries[i]
+			_, known := s.d.lower[e.key]
+			switch lower := e.problem == nil && e.decision.lower; {
+			case lower && !known:
+				s.d.lower[e.key] = struct{}{}
+			case !lower && known && e.problem == nil:
+				delete(s.d.lower, e.key)
+			}
+			if e.problem != nil {
+				continue
+			}
+			switch e.decision.act {
+			case actRemember, actCommit:
+				p := s.pageOf(changed, e)
+				p.parts[e.key.partition] = &e.decision.keep
+			case actForget:
+				p := s.pageOf(changed, e)
+				delete(p.parts, e.key.partition)
+			}
+		}
+		out = append(out, entriesOf(changed)...)
+		out = append(out, s.stale(g)...)
+	}
+	return out
+}
+
+// entriesOf encodes pages; one without partitions is deleted.
+func entriesOf(pages map[pageKey]*page) []Entry {
+	var out []Entry
+	for k, p := range pages {
+		e := Entry{Key: k.String()}
+		if len(p.parts) > 0 {
+			e.Value = p.encode()
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// pageOf returns a copy of the page of an entry that may be changed, a new one
+// where there is none.
+func (s *survey) pageOf(changed map[pageKey]*page, e *entry) *page {
+	tv := e.view
+	k := pageKey{replicator: s.d.o.Replicator, topicID: tv.sourceID, chunk: e.key.partition / pagePartitions, group: e.key.group}
+	if p := changed[k]; p != nil {
+		return p
+	}
+	p := &page{key: k, from: s.d.o.SourceClusterID, topic: tv.source, targetID: tv.targetID, parts: map[int32]*memory{}}
+	for _, old := range s.d.own.about(tv.targetID, e.key.partition, e.key.group) {
+		if old.key == k {
+			maps.Copy(p.parts, old.parts)
+		}
+	}
+	changed[k] = p
+	return p
+}
+
+// stale deletes what is remembered of other lives of topics, once it explains no
+// commit on the target any more.
+func (s *survey) stale(g *groupView) []Entry {
+	var out []Entry
+	for _, p := range s.pages[g.name] {
+		tv := s.topics[p.topic]
+		if g.err != nil || tv == nil || tv.problem != nil || !tv.known || p.key.topicID == tv.sourceID && p.targetID == tv.targetID {
+			continue
+		}
+		explains := tv.there && p.targetID == tv.targetID && slices.ContainsFunc(g.entries, func(e entry) bool {
+			return e.key.topic == p.topic && (e.problem != nil || p.parts[e.key.partition].wrote(e.present))
+		})
+		if !explains {
+			out = append(out, Entry{Key: p.key.String()})
+		}
+	}
+	return out
+}
+
+// recheck reads the target's commits once more, of the groups that are about to
+// be written to: remembering may have taken its time. What moved meanwhile is
+// decided about anew in the next round.
+func (s *survey) recheck(ctx context.Context, views []*groupView) {
+	var names []string
+	for _, g := range views {
+		if g.wants(actCommit) || g.wants(actDelete) {
+			names = append(names, g.name)
+		}
+	}
+	if len(names) == 0 {
+		return
+	}
+	now := fetchCommits(ctx, s.d.o.Target, names, false)
+	for _, g := range views {
+		c, ok := now[g.name]
+		if !ok {
+			continue
+		}
+		if c.err != nil {
+			g.fail(fmt.Errorf("target cluster: %w", c.err))
+			continue
+		}
+		present := make(map[placeName]int64, len(c.list))
+		for i := range c.list {
+			present[placeName{c.list[i].topic, c.list[i].partition}] = c.list[i].offset
+		}
+		for i := range g.entries {
+			e := &g.entries[i]
+			offset, ok := present[placeName{e.view.target, e.key.partition}]
+			if !ok {
+				offset = none
+			}
+			if e.problem == nil && offset != e.present && (e.decision.act == actCommit || e.decision.act == actDelete) {
+				e.decision.act, e.present = actNone, offset
+			}
+		}
+	}
+}
+
+// commit writes what was decided for one group.
+func (s *survey) commit(ctx context.Context, g *groupView) {
+	var parts []targetPart
+	var at []*entry
+	for i := range g.entries {
+		e := &g.entries[i]
+		if e.problem != nil || e.decision.act != actCommit {
+			continue
+		}
+		at = append(at, e)
+		parts = append(parts, targetPart{e.view.target, e.view.targetID, e.key.partition, e.decision.keep.written, e.decision.keep.metadata})
+	}
+	failed, err := sendCommits(ctx, s.d.o.Target, g.name, parts)
+	for i, e := range at {
+		if err == nil {
+			e.outcome(failed[i])
+		} else {
+			e.outcome(err)
+		}
+	}
+}
+
+// outcome notes what became of a write.
+func (e *entry) outcome(err error) {
+	switch {
+	case err == nil && e.decision.act == actDelete:
+		e.present = none
+	case err == nil:
+		e.present, e.own = e.decision.keep.written, &e.decision.keep
+	case errors.Is(err, errActive):
+		e.decision.state, e.decision.reason = dr.GroupActive, "the group has members on the target"
+	default:
+		e.problem = err
+	}
+}
+
+// remove deletes commits that are gone at the source, after asking for each of
+// them once more.
+func (s *survey) remove(ctx context.Context, g *groupView) {
+	var ask []placeName
+	ids := map[string][16]byte{}
+	for i := range g.entries {
+		if e := &g.entries[i]; e.problem == nil && e.decision.act == actDelete {
+			ask = append(ask, placeName{e.view.source, e.key.partition})
+			ids[e.view.source] = e.view.sourceID
+		}
+	}
+	gone, err := surelyGone(ctx, s.d.o.Source, g.name, ask, ids)
+	var parts []targetPart
+	var at []*entry
+	for i := range g.entries {
+		e := &g.entries[i]
+		switch {
+		case e.problem != nil || e.decision.act != actDelete:
+		case err != nil:
+			e.problem = err
+		case !gone[placeName{e.view.source, e.key.partition}]:
+			e.problem = errors.New("the source's commit is gone in a list of all, and not when it is asked for alone")
+		default:
+			at = append(at, e)
+			parts = append(parts, targetPart{topic: e.view.target, partition: e.key.partition})
+		}
+	}
+	if len(parts) == 0 {
+		return
+	}
+	failed, err := deleteCommits(ctx, s.d.o.Target, g.name, parts)
+	for i, e := range at {
+		if err == nil {
+			e.outcome(failed[i])
+		} else {
+			e.outcome(err)
+		}
+	}
+	// What is remembered of them is forgotten in the next round, which finds
+	// them gone on both sides.
+}

@@ -1,0 +1,204 @@
+package groups
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/anabranch/anabranch/internal/dr"
+)
+
+// ends asks for the log end offsets of the partitions that groups are about, as
+// far as this look does not have them.
+func (s *survey) ends(ctx context.Context, views []*groupView) {
+	source, target := map[placeName]map[int32]int64{}, map[placeName]map[int32]int64{}
+	for _, g := range views {
+		for i := range g.entries {
+			tv, n := g.entries[i].view, g.entries[i].key.partition
+			if _, ok := tv.sourceEnds[n]; !ok && s.sourceErr == nil {
+				source[placeName{tv.source, n}] = tv.sourceEnds
+			}
+			if _, ok := tv.targetEnds[n]; !ok && tv.there {
+				target[placeName{tv.target, n}] = tv.targetEnds
+			}
+		}
+	}
+	for _, side := range []struct {
+		cl   *kgo.Client
+		want map[placeName]map[int32]int64
+	}{{s.d.o.Source, source}, {s.d.o.Target, target}} {
+		got := endsOf(ctx, side.cl, slices.Collect(maps.Keys(side.want)))
+		for k, into := range side.want {
+			end, ok := got[k]
+			if !ok {
+				end = none // not asked again in this look
+			}
+			into[k.partition] = end
+		}
+	}
+}
+
+// order ranks the states from the best to the worst.
+var order = []dr.GroupState{
+	dr.GroupSynced, dr.GroupBehind, dr.GroupAhead, dr.GroupActive, dr.GroupHeld, dr.GroupUnmapped, dr.GroupUnsupported, dr.GroupFailed,
+}
+
+func rank(state dr.GroupState) int { return slices.Index(order, state) }
+
+// status says what is known of a group.
+func (s *survey) status(g *groupView) dr.GroupStatus {
+	st := dr.GroupStatus{
+		Replicator: s.d.o.Replicator, Group: g.name, Type: cmp.Or(g.source.kind, g.target.kind, kindClassic),
+		SourceState: g.source.state, TargetState: g.target.state, State: dr.GroupSynced, Partitions: []dr.GroupPartition{},
+	}
+	var newest int64
+	for i := range g.entries {
+		e := &g.entries[i]
+		if e.committed.offset < 0 && e.own == nil && e.problem == nil {
+			continue // only other lives of the topic are remembered
+		}
+		p := e.status()
+		st.Partitions = append(st.Partitions, p)
+		if rank(p.State) > rank(st.State) {
+			st.State, st.Reason = p.State, p.Reason
+		}
+		st.SourceLag += max(0, p.SourceLag)
+		st.TargetLag += max(0, p.TargetLag)
+		st.ReadAgain += p.ReadAgain
+		if e.own != nil {
+			newest = max(newest, e.own.atMs)
+		}
+	}
+	if newest > 0 {
+		st.SyncedAt = time.UnixMilli(newest)
+	}
+	switch {
+	case g.source.kind == kindShare:
+		st.State, st.Reason = dr.GroupUnsupported, shareReason
+	case g.err != nil:
+		st.State, st.Reason = dr.GroupFailed, g.err.Error()
+	case s.sourceErr != nil:
+		st.Reason = join("the source can't be reached: the position is what was remembered", st.Reason)
+	case g.source.kind == kindStreams:
+		st.Reason = join(st.Reason, streamsReason)
+	}
+	return st
+}
+
+// What is said of groups that can't be carried as a whole.
+const (
+	shareReason   = "a share group has no position: the source knows which single records were acknowledged, and brokers do not tell"
+	streamsReason = "offsets are carried; the topology and the assignment are not, and state stores come from their changelog topics"
+)
+
+func join(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "; " + b
+}
+
+// status says what is known of a group in one partition.
+func (e *entry) status() dr.GroupPartition {
+	tv, d := e.view, e.decision
+	p := dr.GroupPartition{
+		Topic: tv.source, TargetTopic: tv.target, Partition: e.key.partition, State: d.state, Reason: d.reason,
+		SourceOffset: e.committed.offset, SourceEndOffset: none, SourceLag: none,
+		TargetOffset: e.present, TargetEndOffset: none, TargetLag: none,
+		TranslatedOffset: d.translated, ReadAgain: d.readAgain, CommittedByReverse: d.reverse,
+	}
+	if e.problem != nil {
+		p.State, p.Reason, p.TranslatedOffset = dr.GroupFailed, e.problem.Error(), none
+	}
+	if end, ok := tv.sourceEnds[e.key.partition]; ok && end >= 0 {
+		if p.SourceEndOffset = end; p.SourceOffset >= 0 {
+			p.SourceLag = max(0, end-p.SourceOffset)
+		}
+	}
+	if end, ok := tv.targetEnds[e.key.partition]; ok && end >= 0 {
+		if p.TargetEndOffset = end; p.TargetOffset >= 0 {
+			p.TargetLag = max(0, end-p.TargetOffset)
+		}
+	}
+	if p.TargetOffset >= 0 && p.TranslatedOffset >= 0 {
+		p.Distance = p.TranslatedOffset - p.TargetOffset
+	}
+	return p
+}
+
+// members returns who is in groups of the target, as "client id (host)".
+func members(ctx context.Context, cl *kgo.Client, groups map[string]listed) map[string][]string {
+	out := map[string][]string{}
+	byKind := map[string][]string{}
+	for name, l := range groups {
+		byKind[l.kind] = append(byKind[l.kind], name)
+	}
+	for kind, names := range byKind {
+		for chunk := range slices.Chunk(names, describeChunk) {
+			membersOf(ctx, cl, kind, chunk, out)
+		}
+	}
+	for _, list := range out {
+		slices.Sort(list)
+	}
+	return out
+}
+
+// membersOf asks for the members of groups of one kind. Who can't be told is
+// left out: the state of the group says that there are some.
+func membersOf(ctx context.Context, cl *kgo.Client, kind string, names []string, out map[string][]string) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	add := func(group, client, host string) {
+		out[group] = append(out[group], fmt.Sprintf("%s (%s)", client, host))
+	}
+	var req kmsg.Request
+	switch kind {
+	case "consumer":
+		r := kmsg.NewPtrConsumerGroupDescribeRequest()
+		r.Groups = names
+		req = r
+	case kindStreams:
+		r := kmsg.NewPtrStreamsGroupDescribeRequest()
+		r.Groups = names
+		req = r
+	case kindShare:
+		return
+	default:
+		r := kmsg.NewPtrDescribeGroupsRequest()
+		r.Groups = names
+		req = r
+	}
+	for _, sh := range cl.RequestSharded(ctx, req) {
+		if sh.Err != nil {
+			continue
+		}
+		switch resp := sh.Resp.(type) {
+		case *kmsg.DescribeGroupsResponse:
+			for _, g := range resp.Groups {
+				for _, m := range g.Members {
+					add(g.Group, m.ClientID, m.ClientHost)
+				}
+			}
+		case *kmsg.ConsumerGroupDescribeResponse:
+			for _, g := range resp.Groups {
+				for _, m := range g.Members {
+					add(g.Group, m.ClientID, m.ClientHost)
+				}
+			}
+		case *kmsg.StreamsGroupDescribeResponse:
+			for _, g := range resp.Groups {
+				for _, m := range g.Members {
+					add(g.Group, m.ClientID, m.ClientHost)
+				}
+			}
+		}
+	}
+}
+
