@@ -2,6 +2,7 @@ package groups
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/anabranch/anabranch/internal/dr"
@@ -98,12 +99,7 @@ func (f facts) decide() decision {
 		return f.gone()
 	}
 	if o := f.echo(); o != nil {
-		d := decision{state: dr.GroupSynced, translated: o.carried, reverse: true, settled: true}
-		if f.own != nil && f.own.alone { // the replicator from the target speaks of the new life, too
-			d.act, d.keep = actRemember, *f.own
-			d.keep.alone = false
-		}
-		return d
+		return f.reversed(o)
 	}
 	if f.unchanged() {
 		return decision{state: dr.GroupSynced, translated: f.own.written, settled: true}
@@ -184,6 +180,22 @@ func (f facts) echo() *memory {
 	return nil
 }
 
+// reversed is about a commit of the source that the replicator from the target
+// wrote.
+func (f facts) reversed(o *memory) decision {
+	d := decision{state: dr.GroupSynced, translated: o.carried, reverse: true, settled: true}
+	if f.own != nil && f.own.alone { // that replicator speaks of the new life, too
+		d.act, d.keep = actRemember, *f.own
+		d.keep.alone = false
+	}
+	if f.replicated && f.present == o.carried {
+		if d.readAgain = readAgain(f.target, o.at, f.present, f.targetInto, f.back); d.readAgain > 0 {
+			d.state, d.reason = dr.GroupBehind, fmt.Sprintf("up to %d records behind the target's position were read on the source before", d.readAgain)
+		}
+	}
+	return d
+}
+
 // follow takes the target's commit to a position. down lets it go backwards.
 func (f facts) follow(carried int64, at vector, next memory, down bool) decision {
 	if !f.replicated {
@@ -196,19 +208,21 @@ func (f facts) follow(carried int64, at vector, next memory, down bool) decision
 	d := decision{translated: r.offset, readAgain: r.readAgain}
 	d.state, d.reason = f.quality(r)
 	next.carried, next.at, next.written, next.before, next.atMs = carried, at, r.offset, f.present, f.now.UnixMilli()
-	next.exact = d.state == dr.GroupSynced && f.asked
+	final := d.state == dr.GroupSynced && len(r.ahead) == 0
+	next.exact = final && f.asked
 	ours := f.ours()
+	mayMove := ours || f.carriedBack()
 	switch there := f.present == r.offset; {
-	case there && !ours: // the same by chance: it is still somebody's own
-		d.settled = d.state == dr.GroupSynced
+	case there && !mayMove: // the same by chance: it is still somebody's own
+		d.settled = final
 	case there && (f.active || f.own != nil && f.own.metadata == next.metadata):
-		d.settled = d.state == dr.GroupSynced
+		d.settled = final
 		if f.own == nil || f.own.carried != carried || down {
 			d.act, d.keep = actRemember, next
 		}
 	case f.active:
 		d.state, d.reason = dr.GroupActive, "the group has members on the target"
-	case f.present >= 0 && !ours && !f.carriedBack():
+	case !mayMove:
 		d.state = dr.GroupHeld
 		d.reason = fmt.Sprintf("the target's position %d was not written by a replicator; the source's would be %d there", f.present, r.offset)
 	case r.offset < f.lowest(ours) && (!down || !f.own.wrote(f.present)):
@@ -226,7 +240,7 @@ func (f facts) quality(r rendering) (dr.GroupState, string) {
 		return dr.GroupBehind, fmt.Sprintf("the offset map is no longer exact there: up to %d records would be read again", r.readAgain)
 	case r.readAgain > 0:
 		return dr.GroupBehind, fmt.Sprintf("offset %d of the target may hold a record of cluster %s that was not read: up to %d records behind it would be read again", r.offset, r.by.cluster(), r.readAgain)
-	case r.fit == offsets.FitAhead:
+	case slices.Contains(r.ahead, f.source) || slices.Contains(r.ahead, r.by):
 		return dr.GroupAhead, "the position is beyond what is replicated so far: the target's is the end of the copy, and follows it"
 	}
 	return dr.GroupSynced, ""

@@ -108,6 +108,7 @@ type rendering struct {
 	offset    int64
 	fit       offsets.Fit // of what limits it
 	by        logID       // of the log whose records limit it
+	ahead     []logID     // whose read records are not all on the target so far: those will lie behind offset
 	readAgain int64       // upper bound of the records behind offset that were read before
 	unknown   string      // why there is none; empty otherwise
 }
@@ -126,6 +127,9 @@ func render(target logID, at vector, into, back []path) rendering {
 		to, fit := r.ToTarget(from)
 		if fit == offsets.FitUnknown {
 			return rendering{offset: -1, unknown: fmt.Sprintf("offset %d of cluster %s is older than what replicator %s knows of its records", from, r.SourceClusterID, r.Replicator)}
+		}
+		if fit == offsets.FitAhead {
+			out.ahead = append(out.ahead, r.from)
 		}
 		if fit == offsets.FitEarlier {
 			folded = max(folded, r.Map.Floor().TargetEnd-to)

@@ -201,4 +201,3 @@ func membersOf(ctx context.Context, cl *kgo.Client, kind string, names []string,
 		}
 	}
 }
-
