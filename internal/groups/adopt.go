@@ -47,11 +47,11 @@ func (s *Sync) Adopt(ctx context.Context, group string) (st dr.GroupStatus, adop
 		adopted++
 	}
 	if adopted > 0 {
-		if err := s.o.Records.Write(ctx, entriesOf(changed)); err != nil {
+		values := map[string][]byte{}
+		encodePages(changed, values)
+		if err := s.o.Records.Write(ctx, values); err != nil {
 			return st, 0, surfaceError("adopt a group", &stateError{err})
 		}
-		d.refresh(ctx)
-		v.pages = nil
 	}
 	list, err := s.lookAgain(ctx, d, group)
 	if err != nil || len(list) == 0 {

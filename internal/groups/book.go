@@ -5,25 +5,22 @@ import (
 	"context"
 )
 
-// View is the records of this package in one cluster's state topic.
+// View is the records of this package in one cluster's state topic. It may be
+// used from any goroutine.
 type View interface {
+	// Refresh returns nil when Range shows all that was written before the call.
+	Refresh(ctx context.Context) error
 	// Range calls fn for all records whose keys begin with KeyPrefix, in any
 	// order. The values must not be changed. fn does not call the View.
 	Range(fn func(key string, value []byte))
 }
 
-// Entry is a record to be written. A nil value deletes the key.
-type Entry struct {
-	Key   string
-	Value []byte
-}
-
 // Records is the durable memory: the records in the target's state topic.
 type Records interface {
 	View
-	// Write is durable, and Range shows it, when it returns nil. Entries that
-	// were written before it failed stay.
-	Write(ctx context.Context, entries []Entry) error
+	// Write is durable, and Range shows it, when it returns nil. A nil value
+	// deletes its key. What was written before it failed stays.
+	Write(ctx context.Context, values map[string][]byte) error
 }
 
 // book is what the records of one state topic say, decoded. It has one owner at

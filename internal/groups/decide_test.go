@@ -22,13 +22,23 @@ var testNow = time.UnixMilli(1_000_000_000)
 // route makes a route whose map has the extents (source, target, length).
 func route(t *testing.T, from logID, position, targetEnd int64, extents ...offsets.Extent) path {
 	t.Helper()
-	m := &offsets.Map{}
+	m := offsets.New(&offsets.Begin{Bare: true}, offsets.Floor{})
 	for _, e := range extents {
 		if err := m.Add(e); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return path{offsets.Route{Replicator: "from-" + from.cluster(), SourceClusterID: from.cluster(), Position: position, TargetEnd: targetEnd, Map: m}, from}
+}
+
+// folded is the map of oneWay, of which only a part is still exact.
+func folded(t *testing.T) *offsets.Map {
+	t.Helper()
+	m := offsets.New(&offsets.Begin{Target: 100, Bare: true}, offsets.Floor{SourceEnd: 700, TargetStart: 100, TargetEnd: 800})
+	if err := m.Add(offsets.Extent{Source: 700, Target: 800, Length: 300}); err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 // oneWay has source offsets 0 to 999 at target offsets 100 to 1099.
@@ -109,18 +119,10 @@ func TestDecide_OneWay(t *testing.T) {
 		{"the clamp is looked at again", func(f *facts) { f.committed, f.own, f.present = 1500, carried(1500, 1100, 1000), 1100 },
 			outcome{State: dr.GroupAhead, Offset: 1100}},
 		{"in the floor of the map: earlier, and said so", func(f *facts) {
-			m, err := offsets.Restore(offsets.Floor{SourceEnd: 700, TargetStart: 100, TargetEnd: 800}, []offsets.Extent{{Source: 700, Target: 800, Length: 300}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			f.targetInto[0].Map = m
+			f.targetInto[0].Map = folded(t)
 		}, outcome{Act: actCommit, State: dr.GroupBehind, Offset: 100, Again: 700}},
 		{"never backwards because a map was cut", func(f *facts) {
-			m, err := offsets.Restore(offsets.Floor{SourceEnd: 700, TargetStart: 100, TargetEnd: 800}, []offsets.Extent{{Source: 700, Target: 800, Length: 300}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			f.targetInto[0].Map = m
+			f.targetInto[0].Map = folded(t)
 			f.own, f.present = carried(450, 550, 500), 550
 		}, outcome{State: dr.GroupSynced, Offset: 100, Reason: "not taken back"}},
 		{"not replicated", func(f *facts) { f.replicated = false }, outcome{State: dr.GroupUnmapped, Offset: none, Reason: "not replicated so far"}},

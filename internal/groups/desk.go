@@ -96,7 +96,10 @@ const groupsAtOnce = 500
 // survey begins a look at the groups that only names, nil for all. It fails when
 // the target does not answer.
 func (d *desk) survey(ctx context.Context, only []string, stable bool) (*survey, error) {
-	d.refresh(ctx)
+	if err := d.o.Records.Refresh(ctx); err != nil {
+		return nil, &stateError{fmt.Errorf("target cluster: %w", err)}
+	}
+	d.learn(ctx)
 	s := &survey{d: d, stable: stable, topics: map[string]*topicView{}, pages: map[string][]*page{}}
 	for _, x := range d.own.pages {
 		if x.page != nil && x.page.key.replicator == d.o.Replicator {
@@ -105,11 +108,11 @@ func (d *desk) survey(ctx context.Context, only []string, stable bool) (*survey,
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		s.source, _, s.sourceErr = listGroups(gctx, d.o.Source)
+		s.source, s.sourceErr = listGroups(gctx, d.o.Source)
 		return nil
 	})
 	g.Go(func() (err error) {
-		s.target, _, err = listGroups(gctx, d.o.Target)
+		s.target, err = listGroups(gctx, d.o.Target)
 		return err
 	})
 	if err := g.Wait(); err != nil {
@@ -123,14 +126,15 @@ func (d *desk) survey(ctx context.Context, only []string, stable bool) (*survey,
 		set[name] = struct{}{}
 	}
 	maps.DeleteFunc(set, func(name string, _ struct{}) bool {
-		return !d.o.selects(name) || only != nil && !slices.Contains(only, name)
+		return !d.o.Groups.Match(name) || only != nil && !slices.Contains(only, name)
 	})
 	s.names = slices.Sorted(maps.Keys(set))
 	return s, nil
 }
 
-// refresh reads the memory. A record that can't be read stops its group.
-func (d *desk) refresh(ctx context.Context) {
+// learn takes from the memory what is new. A record that can't be read stops its
+// group.
+func (d *desk) learn(ctx context.Context) {
 	for _, b := range []struct {
 		book *book
 		view View
@@ -157,8 +161,7 @@ func (s *survey) read(ctx context.Context, names []string) ([]*groupView, error)
 	var ask []string
 	extra := map[string]struct{}{} // source topics
 	for _, name := range names {
-		g := &groupView{name: name, source: s.source[name], target: s.target[name], err: d.broken(name)}
-		g.stop = g.err != nil
+		g := &groupView{name: name, source: s.source[name], target: s.target[name]}
 		views = append(views, g)
 		if g.source.kind == kindShare {
 			continue
@@ -183,16 +186,38 @@ func (s *survey) read(ctx context.Context, names []string) ([]*groupView, error)
 	if target, err = readSide(ctx, d.o.Target, d.target, ask, false, wanted, func(string) bool { return false }); err != nil {
 		return nil, fmt.Errorf("target cluster: %w", err)
 	}
+	if err := s.catchUp(ctx); err != nil {
+		return nil, err
+	}
 	for name := range extra {
 		s.view(name, source, target)
 	}
 	for _, g := range views {
+		if err := d.broken(g.name); err != nil {
+			g.err, g.stop = err, true
+		}
 		if g.source.kind != kindShare {
 			s.assemble(g, source.commits[g.name], target.commits[g.name])
 			s.decide(g)
 		}
 	}
 	return views, nil
+}
+
+// catchUp reads the memory up to what was remembered before the commits that were
+// read: they must not be newer than it, or a replicator's looks like a client's.
+func (s *survey) catchUp(ctx context.Context) error {
+	d := s.d
+	if err := d.o.Records.Refresh(ctx); err != nil {
+		return &stateError{fmt.Errorf("target cluster: %w", err)}
+	}
+	if s.sourceErr == nil {
+		if err := d.o.Opposite.Refresh(ctx); err != nil {
+			return &stateError{fmt.Errorf("source cluster: %w", err)}
+		}
+	}
+	d.learn(ctx)
+	return nil
 }
 
 // sideView is what one cluster says.

@@ -1,10 +1,10 @@
 package groups
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -39,9 +39,7 @@ type Options struct {
 
 	SourceClusterID, TargetClusterID string // required
 
-	// Groups selects groups by name; nil means all whose names do not begin with
-	// "__". The groups of the workers themselves are never selected.
-	Groups func(group string) bool
+	Groups dr.GroupFilter // the groups to be carried
 	Topics dr.TopicFilter // the source topics that are replicated
 	Naming dr.Naming      // and how they are named on the target
 
@@ -55,10 +53,6 @@ type Options struct {
 	Logger *slog.Logger     // nil means discard
 	Now    func() time.Time // nil means time.Now
 }
-
-// workerPrefix is what the names of the groups of Anabranch's own workers begin
-// with: their commits are about the state topic of one cluster.
-const workerPrefix = "anabranch-"
 
 func (o Options) withDefaults() (Options, error) {
 	var errs []error
@@ -84,9 +78,6 @@ func (o Options) withDefaults() (Options, error) {
 	default:
 		errs = append(errs, fmt.Errorf("deleted groups %q: neither %q nor %q", o.Deleted, dr.GroupsKeep, dr.GroupsFollow))
 	}
-	if o.Groups == nil {
-		o.Groups = func(group string) bool { return !strings.HasPrefix(group, "__") }
-	}
 	if o.Opposite == nil {
 		o.Opposite = emptyView{}
 	}
@@ -100,13 +91,11 @@ func (o Options) withDefaults() (Options, error) {
 	return o, errors.Join(errs...)
 }
 
-// selects reports whether a group is to be carried.
-func (o Options) selects(group string) bool {
-	return !strings.HasPrefix(group, workerPrefix) && o.Groups(group)
-}
-
 // emptyView holds nothing.
 type emptyView struct{}
+
+// Refresh does nothing.
+func (emptyView) Refresh(context.Context) error { return nil }
 
 // Range calls nothing.
 func (emptyView) Range(func(string, []byte)) {}

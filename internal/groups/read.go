@@ -43,18 +43,17 @@ const (
 	kindStreams = "streams"
 )
 
-// listGroups returns the groups that we may see. whole is false when a broker did
-// not answer: groups may be missing. Brokers before ListGroups 5 (Kafka 3.7)
+// listGroups returns the groups that we may see; those of a broker that does not
+// answer are missing, and it fails when none does. Brokers before ListGroups 5 (Kafka 3.7)
 // know classic groups only.
-func listGroups(ctx context.Context, cl *kgo.Client) (groups map[string]listed, whole bool, err error) {
+func listGroups(ctx context.Context, cl *kgo.Client) (map[string]listed, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	groups, whole = map[string]listed{}, true
+	groups := map[string]listed{}
 	var first error
 	answered := false
 	for _, sh := range cl.RequestSharded(ctx, kmsg.NewPtrListGroupsRequest()) {
 		if sh.Err != nil {
-			whole = false
 			first = errors.Join(first, sh.Err)
 			continue
 		}
@@ -68,9 +67,9 @@ func listGroups(ctx context.Context, cl *kgo.Client) (groups map[string]listed, 
 		}
 	}
 	if !answered {
-		return nil, false, fmt.Errorf("list groups: %w", first)
+		return nil, fmt.Errorf("list groups: %w", first)
 	}
-	return groups, whole, nil
+	return groups, nil
 }
 
 // commit is a group's position in one partition, as its coordinator has it.

@@ -81,8 +81,8 @@ func (g *groupView) fail(err error) {
 
 // changedPages returns the records that must be written before anything is
 // committed, and those of commits that are gone on both sides.
-func (s *survey) changedPages(views []*groupView) []Entry {
-	var out []Entry
+func (s *survey) changedPages(views []*groupView) map[string][]byte {
+	out := map[string][]byte{}
 	for _, g := range views {
 		if g.stop {
 			continue
@@ -109,23 +109,20 @@ func (s *survey) changedPages(views []*groupView) []Entry {
 				delete(p.parts, e.key.partition)
 			}
 		}
-		out = append(out, entriesOf(changed)...)
-		out = append(out, s.stale(g)...)
+		encodePages(changed, out)
+		s.stale(g, out)
 	}
 	return out
 }
 
-// entriesOf encodes pages; one without partitions is deleted.
-func entriesOf(pages map[pageKey]*page) []Entry {
-	var out []Entry
+// encodePages adds the records of pages; one without partitions is deleted.
+func encodePages(pages map[pageKey]*page, into map[string][]byte) {
 	for k, p := range pages {
-		e := Entry{Key: k.String()}
+		into[k.String()] = nil
 		if len(p.parts) > 0 {
-			e.Value = p.encode()
+			into[k.String()] = p.encode()
 		}
-		out = append(out, e)
 	}
-	return out
 }
 
 // pageOf returns a copy of the page of an entry that may be changed, a new one
@@ -148,8 +145,7 @@ func (s *survey) pageOf(changed map[pageKey]*page, e *entry) *page {
 
 // stale deletes what is remembered of other lives of topics, once it explains no
 // commit on the target any more.
-func (s *survey) stale(g *groupView) []Entry {
-	var out []Entry
+func (s *survey) stale(g *groupView, out map[string][]byte) {
 	for _, p := range s.pages[g.name] {
 		tv := s.topics[p.topic]
 		if g.err != nil || tv == nil || tv.problem != nil || !tv.known || p.key.topicID == tv.sourceID && p.targetID == tv.targetID {
@@ -159,10 +155,9 @@ func (s *survey) stale(g *groupView) []Entry {
 			return e.key.topic == p.topic && (e.problem != nil || p.parts[e.key.partition].wrote(e.present))
 		})
 		if !explains {
-			out = append(out, Entry{Key: p.key.String()})
+			out[p.key.String()] = nil
 		}
 	}
-	return out
 }
 
 // recheck reads the target's commits once more, of the groups that are about to

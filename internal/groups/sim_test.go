@@ -96,7 +96,7 @@ func (w *simWorld) checkpoint(cluster int) {
 }
 
 func simMap(t *rapid.T, extents []offsets.Extent) *offsets.Map {
-	m := &offsets.Map{}
+	m := offsets.New(&offsets.Begin{Bare: true}, offsets.Floor{})
 	for _, e := range extents {
 		if err := m.Add(e); err != nil {
 			t.Fatal(err)
