@@ -19,6 +19,7 @@ func (r *replicator) keepTarget(ctx context.Context, source, target *kgo.Client)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.keepTopics(ctx, source, target) })
 	g.Go(func() error { return r.keepAccess(ctx, source, target) })
+	g.Go(func() error { return r.keepGroups(ctx) })
 	return g.Wait()
 }
 

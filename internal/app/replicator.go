@@ -37,6 +37,7 @@ type replicator struct {
 		engine  *replicate.Engine // nil: none could be made
 		lead    *mirror.Topics    // nil: this worker does not keep the topics
 		access  *access.Access    // nil: this worker does not keep the access rules
+		carrier *carrier          // nil: nobody asked for the groups so far
 		failure error             // of the engine before this one
 		past    replicate.Stats   // of the engines before this one
 

@@ -80,3 +80,10 @@ func (e *Engine) Clients() (source, target *kgo.Client, ok bool) {
 	}
 	return e.sourceControl, e.control, true
 }
+
+// ClusterIDs returns the ids of both clusters, empty before they were reached.
+func (e *Engine) ClusterIDs() (source, target string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.sourceID, e.targetID
+}

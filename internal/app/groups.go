@@ -1,0 +1,65 @@
+package app
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/groups"
+	"github.com/anabranch/anabranch/internal/replicate"
+)
+
+// carrier is a group sync and the engine that it borrows its clients from.
+type carrier struct {
+	engine *replicate.Engine
+	sync   *groups.Sync
+}
+
+// keepGroups carries the consumer groups while this worker leads.
+func (r *replicator) keepGroups(ctx context.Context) error {
+	if !r.settings.Groups.Enabled {
+		return nil
+	}
+	sync, err := r.groupSync()
+	if err != nil {
+		return err
+	}
+	return sync.Run(ctx)
+}
+
+// groupSync returns the group sync of the present engine: the lead runs it, and
+// any worker may ask it. It says why there is none.
+func (r *replicator) groupSync() (*groups.Sync, error) {
+	if !r.settings.Groups.Enabled {
+		return nil, &dr.Error{Code: dr.CodeConflict, Hint: "set `groups.enabled` of the replicator", Err: fmt.Errorf("replicator %s does not carry consumer groups", r.name)}
+	}
+	engine, err := r.working()
+	if err != nil {
+		return nil, err
+	}
+	source, target, ok := engine.Clients()
+	if !ok {
+		return nil, &dr.Error{Code: dr.CodeConflict, Hint: "wait until it is past CREATING", Err: fmt.Errorf("replicator %s has not reached its clusters yet", r.name)}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.mu.carrier; c != nil && c.engine == engine {
+		return c.sync, nil
+	}
+	filter, err := r.settings.GroupFilter()
+	if err != nil {
+		return nil, err
+	}
+	sourceID, targetID := engine.ClusterIDs()
+	sync, err := groups.New(groups.Options{
+		Replicator: r.name, Source: source, Target: target, SourceClusterID: sourceID, TargetClusterID: targetID,
+		Groups: filter, Topics: r.options.Filter, Naming: r.options.Naming,
+		SourceRoutes: engine.SourceRoutes(), TargetRoutes: engine.TargetRoutes(), Records: engine.TargetGroups(), Opposite: engine.SourceGroups(),
+		Interval: r.settings.Groups.SyncInterval.Std(), Deleted: r.settings.Groups.Deleted, Logger: r.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.mu.carrier = &carrier{engine, sync}
+	return sync, nil
+}
