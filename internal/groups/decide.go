@@ -312,5 +312,5 @@ func (f facts) gone() decision {
 // members never, so that the source's may live on while the target's is gone.
 func (f facts) renewable() bool {
 	return f.own != nil && f.present >= 0 && f.present == f.own.written && !f.active &&
-		!(f.asked && f.committed < 0) && f.now.Sub(time.UnixMilli(f.own.atMs)) >= f.renewAfter
+		(!f.asked || f.committed >= 0) && f.now.Sub(time.UnixMilli(f.own.atMs)) >= f.renewAfter
 }

@@ -100,24 +100,40 @@ func TestDecide_OneWay(t *testing.T) {
 		want   outcome
 	}{
 		{"a commit that was never carried is written", func(*facts) {}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600}},
-		{"an unchanged one costs nothing", func(f *facts) { f.own, f.present = carried(500, 600, 550), 600 },
-			outcome{State: dr.GroupSynced, Offset: 600, Settled: true}},
-		{"what was written before is ours", func(f *facts) { f.own, f.present = carried(400, 500, 450), 500 },
-			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600}},
-		{"so is the one before, if the last was not committed", func(f *facts) { f.own, f.present = carried(500, 600, 450), 450 },
-			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600}},
-		{"a commit that is gone on the target is written again", func(f *facts) { f.own = carried(500, 600, 550) },
-			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600}},
-		{"another metadata string is carried", func(f *facts) { f.own, f.present, f.metadata = carried(500, 600, 550), 600, "other" },
-			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600}},
-		{"another replicator's commit may be moved on", func(f *facts) {
-			f.beside, f.present = []*memory{{from: logC, carried: 1, written: 300, before: 200}}, 300
+		{
+			"an unchanged one costs nothing", func(f *facts) { f.own, f.present = carried(500, 600, 550), 600 },
+			outcome{State: dr.GroupSynced, Offset: 600, Settled: true},
 		},
-			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600}},
-		{"beyond what is replicated: the end of the same snapshot", func(f *facts) { f.committed = 1500 },
-			outcome{Act: actCommit, State: dr.GroupAhead, Offset: 1100}},
-		{"the clamp is looked at again", func(f *facts) { f.committed, f.own, f.present = 1500, carried(1500, 1100, 1000), 1100 },
-			outcome{State: dr.GroupAhead, Offset: 1100}},
+		{
+			"what was written before is ours", func(f *facts) { f.own, f.present = carried(400, 500, 450), 500 },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600},
+		},
+		{
+			"so is the one before, if the last was not committed", func(f *facts) { f.own, f.present = carried(500, 600, 450), 450 },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600},
+		},
+		{
+			"a commit that is gone on the target is written again", func(f *facts) { f.own = carried(500, 600, 550) },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600},
+		},
+		{
+			"another metadata string is carried", func(f *facts) { f.own, f.present, f.metadata = carried(500, 600, 550), 600, "other" },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600},
+		},
+		{
+			"another replicator's commit may be moved on", func(f *facts) {
+				f.beside, f.present = []*memory{{from: logC, carried: 1, written: 300, before: 200}}, 300
+			},
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600},
+		},
+		{
+			"beyond what is replicated: the end of the same snapshot", func(f *facts) { f.committed = 1500 },
+			outcome{Act: actCommit, State: dr.GroupAhead, Offset: 1100},
+		},
+		{
+			"the clamp is looked at again", func(f *facts) { f.committed, f.own, f.present = 1500, carried(1500, 1100, 1000), 1100 },
+			outcome{State: dr.GroupAhead, Offset: 1100},
+		},
 		{"in the floor of the map: earlier, and said so", func(f *facts) {
 			f.targetInto[0].Map = folded(t)
 		}, outcome{Act: actCommit, State: dr.GroupBehind, Offset: 100, Again: 700}},
@@ -126,36 +142,56 @@ func TestDecide_OneWay(t *testing.T) {
 			f.own, f.present = carried(450, 550, 500), 550
 		}, outcome{State: dr.GroupSynced, Offset: 100, Reason: "not taken back"}},
 		{"not replicated", func(f *facts) { f.replicated = false }, outcome{State: dr.GroupUnmapped, Offset: none, Reason: "not replicated so far"}},
-		{"somebody else's position stays", func(f *facts) { f.own, f.present = carried(400, 500, 450), 555 },
-			outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"}},
+		{
+			"somebody else's position stays", func(f *facts) { f.own, f.present = carried(400, 500, 450), 555 },
+			outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"},
+		},
 		{"also one that nothing is known of", func(f *facts) { f.present = 555 }, outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"}},
-		{"also one that is further", func(f *facts) { f.own, f.present = carried(400, 500, 450), 700 },
-			outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"}},
+		{
+			"also one that is further", func(f *facts) { f.own, f.present = carried(400, 500, 450), 700 },
+			outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"},
+		},
 		{"the same by chance is not claimed", func(f *facts) { f.present = 600 }, outcome{State: dr.GroupSynced, Offset: 600, Settled: true}},
-		{"never to a group with members", func(f *facts) { f.active, f.own, f.present = true, carried(400, 500, 450), 500 },
-			outcome{State: dr.GroupActive, Offset: 600, Reason: "has members"}},
+		{
+			"never to a group with members", func(f *facts) { f.active, f.own, f.present = true, carried(400, 500, 450), 500 },
+			outcome{State: dr.GroupActive, Offset: 600, Reason: "has members"},
+		},
 		{"not even where there is no commit", func(f *facts) { f.active = true }, outcome{State: dr.GroupActive, Offset: 600, Reason: "has members"}},
-		{"a reset is followed when the group is empty", func(f *facts) { f.own, f.present = carried(800, 900, 850), 900 },
-			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600, Resets: 1}},
-		{"a reset of a group with members is looked at twice", func(f *facts) { f.own, f.present, f.sourceEmpty = carried(800, 900, 850), 900, false },
-			outcome{State: dr.GroupSynced, Offset: 900, Reason: "went back from 800 to 500"}},
-		{"and then followed", func(f *facts) { f.own, f.present, f.sourceEmpty, f.wasLower = carried(800, 900, 850), 900, false, true },
-			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600, Resets: 1}},
+		{
+			"a reset is followed when the group is empty", func(f *facts) { f.own, f.present = carried(800, 900, 850), 900 },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600, Resets: 1},
+		},
+		{
+			"a reset of a group with members is looked at twice", func(f *facts) { f.own, f.present, f.sourceEmpty = carried(800, 900, 850), 900, false },
+			outcome{State: dr.GroupSynced, Offset: 900, Reason: "went back from 800 to 500"},
+		},
+		{
+			"and then followed", func(f *facts) { f.own, f.present, f.sourceEmpty, f.wasLower = carried(800, 900, 850), 900, false, true },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600, Resets: 1},
+		},
 		{"a reset that was remembered and not committed is committed", func(f *facts) {
 			f.own, f.present = carried(500, 600, 900), 900
 			f.own.resets = 1
 		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600, Resets: 1}},
-		{"a reset does not take somebody else's position", func(f *facts) { f.own, f.present = carried(800, 900, 850), 950 },
-			outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"}},
-		{"renewed in time", func(f *facts) { f.own, f.present, f.now = carried(500, 600, 550), 600, testNow.Add(time.Hour) },
-			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600, Settled: true}},
-		{"not before", func(f *facts) { f.own, f.present, f.now = carried(500, 600, 550), 600, testNow.Add(time.Hour-1) },
-			outcome{State: dr.GroupSynced, Offset: 600, Settled: true}},
+		{
+			"a reset does not take somebody else's position", func(f *facts) { f.own, f.present = carried(800, 900, 850), 950 },
+			outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"},
+		},
+		{
+			"renewed in time", func(f *facts) { f.own, f.present, f.now = carried(500, 600, 550), 600, testNow.Add(time.Hour) },
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600, Settled: true},
+		},
+		{
+			"not before", func(f *facts) { f.own, f.present, f.now = carried(500, 600, 550), 600, testNow.Add(time.Hour-1) },
+			outcome{State: dr.GroupSynced, Offset: 600, Settled: true},
+		},
 		{"not while the group has members there", func(f *facts) {
 			f.own, f.present, f.active, f.now = carried(500, 600, 550), 600, true, testNow.Add(time.Hour)
 		}, outcome{State: dr.GroupSynced, Offset: 600, Settled: true}},
-		{"not somebody else's", func(f *facts) { f.own, f.present, f.now = carried(500, 600, 550), 650, testNow.Add(time.Hour) },
-			outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"}},
+		{
+			"not somebody else's", func(f *facts) { f.own, f.present, f.now = carried(500, 600, 550), 650, testNow.Add(time.Hour) },
+			outcome{State: dr.GroupHeld, Offset: 600, Reason: "was not written by a replicator"},
+		},
 		{"the source has none, and never had", func(f *facts) { f.committed = none }, outcome{State: dr.GroupSynced, Offset: none, Settled: true}},
 		{"gone at the source: kept, not renewed", func(f *facts) {
 			f.committed, f.own, f.present, f.now = none, carried(500, 600, 550), 600, testNow.Add(time.Hour)
@@ -169,8 +205,10 @@ func TestDecide_OneWay(t *testing.T) {
 		{"and only of an empty group", func(f *facts) {
 			f.committed, f.own, f.present, f.deleted, f.active = none, carried(500, 600, 550), 600, dr.GroupsFollow, true
 		}, outcome{State: dr.GroupActive, Offset: none, Reason: "has members"}},
-		{"gone on both sides: forgotten", func(f *facts) { f.committed, f.own = none, carried(500, 600, 550) },
-			outcome{Act: actForget, State: dr.GroupSynced, Offset: none, Settled: true}},
+		{
+			"gone on both sides: forgotten", func(f *facts) { f.committed, f.own = none, carried(500, 600, 550) },
+			outcome{Act: actForget, State: dr.GroupSynced, Offset: none, Settled: true},
+		},
 		{"source dead: from the memory alone", func(f *facts) {
 			f.asked, f.committed, f.own, f.present = false, none, carried(1050, 1100, 1000), 1100
 			f.targetInto[0] = route(t, logA, 1200, 1300, offsets.Extent{Source: 0, Target: 100, Length: 1200})

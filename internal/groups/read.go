@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -288,7 +289,7 @@ func commitRetention(ctx context.Context, cl *kgo.Client) (time.Duration, error)
 	req := kmsg.NewPtrDescribeConfigsRequest()
 	for _, b := range brokers.Brokers {
 		r := kmsg.NewDescribeConfigsRequestResource()
-		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeBroker, fmt.Sprint(b.NodeID)
+		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(b.NodeID))
 		r.ConfigNames = []string{retentionKey}
 		req.Resources = append(req.Resources, r)
 	}

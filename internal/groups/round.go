@@ -107,6 +107,7 @@ func (s *survey) changedPages(views []*groupView) map[string][]byte {
 			case actForget:
 				p := s.pageOf(changed, e)
 				delete(p.parts, e.key.partition)
+			case actNone, actDelete:
 			}
 		}
 		encodePages(changed, out)
