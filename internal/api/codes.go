@@ -28,7 +28,7 @@ func Codes() []CodeInfo {
 		{dr.CodeInternal, http.StatusInternalServerError, 1, "a promise of the program itself was broken"},
 		{dr.CodeUsage, http.StatusBadRequest, 2, "wrong command line or request"},
 		{dr.CodeConfig, http.StatusUnprocessableEntity, 2, "the configuration file is wrong"},
-		{dr.CodeNotFound, http.StatusNotFound, 1, "no such replicator, topic, partition or route"},
+		{dr.CodeNotFound, http.StatusNotFound, 1, "no such replicator, topic, partition, group or route"},
 		{dr.CodeUnreachable, http.StatusServiceUnavailable, 3, "a cluster or the server cannot be reached"},
 		{dr.CodeUnauthorized, http.StatusForbidden, 4, "the credentials or the operation were refused"},
 		{dr.CodeConflict, http.StatusConflict, 4, "the state forbids the operation now"},

@@ -40,6 +40,11 @@ func (s *Server) routes() http.Handler {
 		private("GET /api/v1/replicators/{name}/acls", s.adapt(actionTimeout, s.handleACLs))
 		private("GET /api/v1/replicators/{name}/topics/diff", s.adapt(actionTimeout, s.handleTopicDiff))
 	}
+	if s.opts.Groups != nil {
+		private("GET /api/v1/replicators/{name}/groups", s.adapt(answerTimeout, s.handleGroups))
+		private("GET /api/v1/replicators/{name}/groups/{group}", s.adapt(answerTimeout, s.handleGroup))
+		private("POST /api/v1/replicators/{name}/groups/{group}/adopt", s.adapt(actionTimeout, s.handleAdopt))
+	}
 	return s.guard(s.problems(mux))
 }
 

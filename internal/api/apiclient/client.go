@@ -175,10 +175,14 @@ func (c *Client) Version(ctx context.Context) (obs.Build, error) {
 	return b, err
 }
 
-// url joins path segments below /api/v1, each escaped.
+// url joins path segments below /api/v1, each escaped. A segment of dots is
+// spelled out, for it would mean a place in the path.
 func (c *Client) url(segments ...string) *url.URL {
 	for i, s := range segments {
 		segments[i] = url.PathEscape(s)
+		if s == "." || s == ".." {
+			segments[i] = strings.ReplaceAll(s, ".", "%2E")
+		}
 	}
 	return c.base.JoinPath(append([]string{"api", "v1"}, segments...)...)
 }
