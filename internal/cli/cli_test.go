@@ -150,18 +150,19 @@ func newService() *service {
 
 // session runs command lines against one server and writes down what happens.
 type session struct {
-	t    *testing.T
-	svc  *service
-	url  string
-	deps Deps
-	env  map[string]string
-	buf  bytes.Buffer
+	t      *testing.T
+	svc    *service
+	groups *groupService
+	url    string
+	deps   Deps
+	env    map[string]string
+	buf    bytes.Buffer
 }
 
 func newSession(t *testing.T) *session {
 	t.Helper()
-	s := &session{t: t, svc: newService(), env: map[string]string{}}
-	srv, err := api.New(api.Options{Service: s.svc, Events: time.Millisecond})
+	s := &session{t: t, svc: newService(), groups: newGroups(), env: map[string]string{}}
+	srv, err := api.New(api.Options{Service: s.svc, Groups: s.groups, Events: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,6 +275,12 @@ func TestWrongCommandLinesAreExit2(t *testing.T) {
 	for _, args := range [][]string{
 		{"replicate"},
 		{"replicator", "lst"},
+		{"group", "ls"},
+		{"group", "list", "msk-consumer"},
+		{"group", "list", "--state", "GONE"},
+		{"group", "describe"},
+		{"group", "adopt", "msk-consumer"},
+		{"group", "adopt", "--replicator", "primary-to-secondary"},
 		{"config", "chek"},
 		{"help", "nothing"},
 		{"replicator", "list", "now"},
@@ -340,8 +347,11 @@ func TestServerThatIsNotThereIsExit3(t *testing.T) {
 	ts := httptest.NewServer(nil)
 	url := ts.URL
 	ts.Close()
-	for _, args := range []string{"list", "describe a", "describe a --watch", "pause a", "resume a", "resolve a --topic t --action match"} {
-		code, _, stderr := s.run("", append(append([]string{"replicator"}, strings.Fields(args)...), "--server", url)...)
+	for _, args := range []string{
+		"replicator list", "replicator describe a", "replicator describe a --watch", "replicator pause a", "replicator resume a", "replicator resolve a --topic t --action match",
+		"group list", "group list --replicator a", "group describe g", "group describe g --watch", "group adopt g --replicator a",
+	} {
+		code, _, stderr := s.run("", append(strings.Fields(args), "--server", url)...)
 		if code != 3 || !strings.Contains(stderr, "is anabranch serve running?") || !strings.Contains(stderr, url) {
 			t.Errorf("%s: exit %d: %s", args, code, stderr)
 		}

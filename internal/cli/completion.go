@@ -12,7 +12,7 @@ func newCompletion(d Deps) *cobra.Command {
 		Use:   "completion bash|zsh|fish|powershell",
 		Short: "Print the completion script of a shell",
 		Long: help(`Prints a script that teaches a shell to complete the commands, their flags and the
-names of the running server's replicators.`, 0, 1, 2),
+names of the running server's replicators and consumer groups.`, 0, 1, 2),
 		Example: `  source <(anabranch completion bash)
   anabranch completion zsh > "${fpath[1]}/_anabranch"
   anabranch completion fish > ~/.config/fish/completions/anabranch.fish`,

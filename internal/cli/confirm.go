@@ -11,19 +11,24 @@ import (
 	"github.com/anabranch/anabranch/internal/dr"
 )
 
-// confirm asks whether to do what the plan says. What cannot be undone needs the
-// topic's name typed. It returns a refusal for any other answer, or when nobody
-// can be asked.
-func confirm(ctx context.Context, d Deps, p *out.Printer, plan resolvePlan) error {
+// question is what somebody has to agree to.
+type question struct {
+	what  string // an action: "recreate"
+	topic string // a topic whose name must be typed, for what cannot be undone; empty: "y" is enough
+}
+
+// confirm asks whether to do what was shown. It returns a refusal for any other
+// answer, or when nobody can be asked.
+func confirm(ctx context.Context, d Deps, p *out.Printer, q question) error {
 	refused := func(format string, args ...any) error {
 		return &dr.Error{Code: dr.CodeRefused, Hint: "nothing was changed; --yes does it without asking", Err: fmt.Errorf(format, args...)}
 	}
 	if !d.Terminal() {
-		return refused("%s needs a confirmation and there is no terminal to ask on", plan.Action)
+		return refused("%s needs a confirmation and there is no terminal to ask on", q.what)
 	}
 	want := "y"
-	if plan.Action == dr.ResolveRestart || plan.Action == dr.ResolveRecreate {
-		want = plan.Topic
+	if q.topic != "" {
+		want = q.topic
 		p.Raw("Type the name of the topic to go on: ")
 	} else {
 		p.Raw("Go on? [y/N] ")

@@ -146,7 +146,11 @@ func (f *resolveFlags) run(d Deps, cmd *cobra.Command, name string) error {
 			return err
 		}
 		if !f.yes {
-			if err := confirm(cmd.Context(), d, p, plan); err != nil {
+			q := question{what: string(plan.Action)}
+			if r.Action == dr.ResolveRestart || r.Action == dr.ResolveRecreate {
+				q.topic = plan.Topic
+			}
+			if err := confirm(cmd.Context(), d, p, q); err != nil {
 				return err
 			}
 		}

@@ -175,7 +175,7 @@ running server or work on the file.`, 0, 1, 2),
 	if d.Demo != nil {
 		root.AddCommand(newDemo(d))
 	}
-	root.AddCommand(newConfig(d), newReplicator(d), newTopic(d), newACL(d), newOffsets(d), newVersion(d), newCompletion(d))
+	root.AddCommand(newConfig(d), newGroup(d), newReplicator(d), newTopic(d), newACL(d), newOffsets(d), newVersion(d), newCompletion(d))
 	root.SetHelpCommand(newHelp())
 	return root
 }
