@@ -77,7 +77,7 @@ func topicResources(include []string, naming dr.Naming) []resource {
 	}
 	var out []resource
 	for _, p := range include {
-		r := patternResource(p)
+		r := patternResource("--topic", p)
 		if naming.Mode == dr.NamesPrefixed {
 			if r.name == "*" {
 				r = resource{option: "--topic", prefixed: true}
@@ -88,15 +88,35 @@ func topicResources(include []string, naming dr.Naming) []resource {
 			out = append(out, r)
 		}
 	}
-	if i := slices.Index(out, resource{option: "--topic", name: "*"}); i >= 0 {
-		return out[i : i+1]
+	return widest(out)
+}
+
+// groupResources does for patterns of consumer groups what topicResources does
+// for those of topics.
+func groupResources(include []string) []resource {
+	if len(include) == 0 {
+		include = []string{".*"}
 	}
-	return out
+	var out []resource
+	for _, p := range include {
+		if r := patternResource("--group", p); !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+	}
+	return widest(out)
+}
+
+// widest leaves out all others where one resource is everything.
+func widest(list []resource) []resource {
+	if i := slices.IndexFunc(list, func(r resource) bool { return r.name == "*" && !r.prefixed }); i >= 0 {
+		return list[i : i+1]
+	}
+	return list
 }
 
 // patternResource returns the resource that holds every match of one pattern.
-func patternResource(pattern string) resource {
-	all := resource{option: "--topic", name: "*"}
+func patternResource(option, pattern string) resource {
+	all := resource{option: option, name: "*"}
 	re, err := syntax.Parse(pattern, syntax.Perl)
 	if err != nil {
 		return all
@@ -117,9 +137,9 @@ func patternResource(pattern string) resource {
 		return all
 	}
 	if len(subs) == 1 && subs[0].Op == syntax.OpLiteral {
-		return resource{option: "--topic", name: prefix}
+		return resource{option: option, name: prefix}
 	}
-	return resource{option: "--topic", name: prefix, prefixed: true}
+	return resource{option: option, name: prefix, prefixed: true}
 }
 
 // covers reports whether a topic belongs to the resource.
@@ -133,7 +153,7 @@ func (r resource) covers(topic string) bool {
 	return topic == r.name
 }
 
-// probe returns a topic name inside the resource that is not a topic anybody
+// probe returns a name inside the resource that no topic or group of anybody
 // has: asking for it tells what would be allowed, whether or not topics exist.
 func (r resource) probe() string {
 	const name = "anabranch-preflight-probe"

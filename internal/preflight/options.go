@@ -26,9 +26,16 @@ type Replicator struct {
 	Naming         dr.Naming
 	Settings       dr.TopicSettings // "" means follow
 	DeletedTopics  dr.DeletePolicy  // "" means ignore
+	Groups         *Groups          // nil: no consumer groups are carried
 	SessionTimeout time.Duration    // 0 means 6 s
 	Replication    int16            // of internal topics on the target where they are missing; 0 means 3, or the number of brokers if there are fewer
 	Delivery       dr.Delivery      // the least that will do; "" means exactly once
+}
+
+// Groups is what the checks need to know of the consumer groups to carry.
+type Groups struct {
+	Include []string         // as in the file; they decide for which resources permissions are proposed
+	Deleted dr.DeletedGroups // "" means ignore
 }
 
 // Validate lists every problem of the options, joined.

@@ -95,6 +95,22 @@ func TestTopicResources(t *testing.T) {
 	}
 }
 
+func TestGroupResources(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		include []string
+		want    []resource
+	}{
+		{nil, []resource{{option: "--group", name: "*"}}},
+		{[]string{"msk-consumer", "app-.*", "app-.*"}, []resource{{option: "--group", name: "msk-consumer"}, {option: "--group", name: "app-", prefixed: true}}},
+		{[]string{"msk-consumer", ".*-eu"}, []resource{{option: "--group", name: "*"}}},
+	} {
+		if d := cmp.Diff(tt.want, groupResources(tt.include), cmp.AllowUnexported(resource{})); d != "" {
+			t.Errorf("%v (-want +got):\n%s", tt.include, d)
+		}
+	}
+}
+
 func TestCommand_IsQuoted(t *testing.T) {
 	t.Parallel()
 	c := cluster{o: kclient.Options{BootstrapServers: []string{"h:1"}}, report: ClusterReport{Principal: "User:CN=it's me,O=x"}}

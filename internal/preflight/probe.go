@@ -14,7 +14,7 @@ import (
 // probe tries the rules that exactly-once rests on, as the replicator does at its
 // start. Where something else must be mended before, it is left out.
 func (c *cluster) probe(ctx context.Context) {
-	if len(c.report.MissingGrants) > 0 || slices.ContainsFunc(c.findings, func(f dr.Finding) bool { return f.Severity == dr.SeverityError }) {
+	if slices.ContainsFunc(c.findings, func(f dr.Finding) bool { return f.Severity == dr.SeverityError }) {
 		return
 	}
 	res, err := kprobe.Run(ctx, kprobe.Options{

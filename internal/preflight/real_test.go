@@ -233,7 +233,9 @@ func TestCheck_PermissionsOnRealKafka(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := Options{Source: src.o, Target: dst.o, Replicator: Replicator{Name: "primary-to-secondary", Include: []string{"orders.*"}, Filter: filter}}
+	o := Options{Source: src.o, Target: dst.o, Replicator: Replicator{
+		Name: "primary-to-secondary", Include: []string{"orders.*"}, Filter: filter, Groups: &Groups{Include: []string{"orders.*"}},
+	}}
 	sourceLines := documented(t, "Source", src.o.BootstrapServers[0])
 	targetLines := documented(t, "Target", dst.o.BootstrapServers[0])
 
@@ -282,9 +284,38 @@ func TestCheck_PermissionsOnRealKafka(t *testing.T) {
 		t.Errorf("delivery %q, findings %+v", r.Delivery, r.Findings)
 	}
 	leftTheProbeOnly(t, dst)
+	t.Run("groups", func(t *testing.T) { groups(t, o, src, dst, targetLines) })
 	t.Run("reachability", func(t *testing.T) { reachability(t, o, src, dst) })
 	t.Run("settings", func(t *testing.T) { settings(t, src, dst) })
 	t.Run("oauthbearer", func(t *testing.T) { oauthBearer(t, o, dst) })
+}
+
+// groups checks that what is lacking for consumer groups is a warning, which leaves
+// the rest alone, and that Delete is asked for only where it is needed.
+func groups(t *testing.T, o Options, src, dst side, targetLines []string) {
+	read := targetLines[len(targetLines)-1]
+	change(t, dst.adm, []string{read}, "remove")
+	r := await(t, o, "target without the groups", []string{}, []string{read})
+	if !r.OK() || r.Delivery != dr.DeliveryExactlyOnce {
+		t.Errorf("without the groups nothing is copied: delivery %q, findings %+v", r.Delivery, r.Findings)
+	}
+	o.Replicator.Groups = nil
+	await(t, o, "no groups are carried", []string{}, []string{})
+	change(t, dst.adm, []string{read}, "")
+	o.Replicator.Groups = &Groups{Include: []string{"orders.*"}, Deleted: dr.GroupsFollow}
+	del := strings.Replace(read, "--operation Read", "--operation Delete", 1)
+	await(t, o, "deleted groups are followed", []string{}, []string{del})
+	change(t, dst.adm, []string{del}, "")
+	await(t, o, "deleted groups are followed, and may be", []string{}, []string{})
+	for _, s := range []side{src, dst} {
+		list, err := s.adm.ListGroups(t.Context())
+		if err != nil || len(list) > 0 {
+			t.Errorf("the checks left the groups %v, %v", list.Groups(), err)
+		}
+	}
+	if topics, err := src.adm.ListTopics(t.Context(), "__consumer_offsets"); err != nil || topics.Has("__consumer_offsets") {
+		t.Errorf("the checks made __consumer_offsets on the source (%v)", err)
+	}
 }
 
 // oauthBearer checks the target with tokens of an endpoint, whose permissions
@@ -318,7 +349,7 @@ func oauthBearer(t *testing.T, o Options, dst side) {
 		t.Errorf("report %+v, %v", r, err)
 	}
 	subject = "somebody"
-	if r, err := Check(t.Context(), o); err != nil || len(r.Target.MissingGrants) != 4 {
+	if r, err := Check(t.Context(), o); err != nil || len(r.Target.MissingGrants) != 5 {
 		t.Errorf("another subject: %+v, %v", r.Target.MissingGrants, err)
 	}
 	if err := ping(t, oauth("wrong")); kclient.CauseOf(err) != kclient.CauseSASL || strings.Contains(err.Error(), "wrong") {

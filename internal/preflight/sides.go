@@ -49,7 +49,9 @@ func (c *cluster) checkSource(ctx context.Context) {
 		c.checkTopics(ctx, need{r, ops, "the topics to copy"}, within(c.topics, r), 0)
 	}
 	c.checkTopics(ctx, need{internalTopics, []string{opRead}, "the registry of replicators that write here"}, within(all, internalTopics), 0)
-	if len(c.topics) == 0 && len(c.report.MissingGrants) == 0 {
+	lacking := len(c.report.MissingGrants)
+	c.checkGroups(ctx)
+	if len(c.topics) == 0 && lacking == 0 {
 		c.found("no_topics", dr.SeverityInfo, c.subject(), "", "no topic is selected yet; those created later are found by themselves")
 	}
 	c.checkStateTopic(ctx, all)
@@ -97,10 +99,20 @@ func (c *cluster) checkTarget(ctx context.Context, src *cluster) {
 	c.checkTopics(ctx, need{internalTopics, []string{opRead, opWrite, opCreate}, "the state of the replicator"}, within(internal, internalTopics), clusterOps)
 	c.checkTransactionalID(ctx)
 	c.checkGroup(ctx)
+	c.checkGroups(ctx)
 	c.checkStateTopic(ctx, internal)
 	c.checkBrokerSettings(ctx)
 	c.checkRecordSizes(ctx, src, names)
 	c.probe(ctx)
+}
+
+// retentionNote completes what is said of settings that may not be read, where
+// groups are carried; see the renewal in package groups.
+func (c *cluster) retentionNote() string {
+	if c.rep.Groups == nil {
+		return ""
+	}
+	return "; and offsets.retention.minutes for 168h: where it is shorter than a quarter of that, positions of groups that stand still expire on the target"
 }
 
 // describeConfigs returns the settings of resources of one type by name. What
@@ -194,7 +206,7 @@ func (c *cluster) checkBrokerSettings(ctx context.Context) {
 		c.found("expiration_assumed", dr.SeverityWarning, c.subject(), line,
 			"workers may not read how long the brokers remember producers, and take producer.id.expiration.ms for 24h and transactional.id.expiration.ms for 168h (Kafka's defaults): "+
 				"where the first is shorter, records that are older than half of it are not sent with the care that they need, and may be doubled; "+
-				"where the second is shorter, slots that stand still lose their producer ids and begin one session later")
+				"where the second is shorter, slots that stand still lose their producer ids and begin one session later%s", c.retentionNote())
 		return
 	}
 	millis := func(key string) time.Duration {
