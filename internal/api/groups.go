@@ -20,8 +20,9 @@ type GroupService interface {
 	// Group returns one group with its partitions.
 	Group(ctx context.Context, replicator, group string) (dr.GroupStatus, error)
 	// AdoptGroup takes the group's present positions on the target for the
-	// replicator's own, so that those of the source may replace them.
-	AdoptGroup(ctx context.Context, replicator, group string) error
+	// replicator's own, so that those of the source may replace them, and returns
+	// the group as it is then. It is a conflict where the target holds none.
+	AdoptGroup(ctx context.Context, replicator, group string) (dr.GroupStatus, error)
 }
 
 // GroupList answers GET /api/v1/replicators/{name}/groups.
@@ -57,25 +58,26 @@ func (s *Server) handleGroups(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) handleGroup(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
 	defer cancel()
-	return s.answerGroup(ctx, w, r)
+	st, err := s.opts.Groups.Group(ctx, r.PathValue("name"), r.PathValue("group"))
+	if err != nil {
+		return err
+	}
+	return writeGroup(w, st)
 }
 
 // handleAdopt decides about a group and answers with it as it is afterwards.
 func (s *Server) handleAdopt(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), actionTimeout)
 	defer cancel()
-	if err := s.opts.Groups.AdoptGroup(ctx, r.PathValue("name"), r.PathValue("group")); err != nil {
-		return err
-	}
-	return s.answerGroup(ctx, w, r)
-}
-
-// answerGroup writes the group that the path names, with its partitions.
-func (s *Server) answerGroup(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
-	st, err := s.opts.Groups.Group(ctx, r.PathValue("name"), r.PathValue("group"))
+	st, err := s.opts.Groups.AdoptGroup(ctx, r.PathValue("name"), r.PathValue("group"))
 	if err != nil {
 		return err
 	}
+	return writeGroup(w, st)
+}
+
+// writeGroup writes a group with its partitions.
+func writeGroup(w http.ResponseWriter, st dr.GroupStatus) error {
 	if st.Partitions == nil {
 		st.Partitions = []dr.GroupPartition{}
 	}

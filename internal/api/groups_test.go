@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"testing"
@@ -46,9 +47,9 @@ func (f *fakeGroups) Group(ctx context.Context, replicator, group string) (dr.Gr
 	return list[0], nil
 }
 
-func (f *fakeGroups) AdoptGroup(_ context.Context, replicator, group string) error {
+func (f *fakeGroups) AdoptGroup(ctx context.Context, replicator, group string) (dr.GroupStatus, error) {
 	f.adopted = append(f.adopted, replicator+" "+group)
-	return f.fail
+	return f.Group(ctx, replicator, group)
 }
 
 // fullGroup uses every field of a group's status.
@@ -104,7 +105,7 @@ func TestGroupErrorsAreProblems(t *testing.T) {
 	wantProblem(t, "pattern", do(s, "GET", base+"/primary-to-secondary/groups?group=(", "", nil), 400, dr.CodeUsage)
 	wantProblem(t, "replicator", do(s, "GET", base+"/nobody/groups", "", nil), 404, dr.CodeNotFound)
 	wantProblem(t, "group", do(s, "GET", base+"/primary-to-secondary/groups/nothing", "", nil), 404, dr.CodeNotFound)
-	f.fail = &dr.Error{Code: dr.CodeConflict, Hint: "nothing is held", Err: fmt.Errorf("no position is held by the target")}
+	f.fail = &dr.Error{Code: dr.CodeConflict, Hint: "nothing is held", Err: errors.New("no position is held by the target")}
 	if p := wantProblem(t, "adopt", do(s, "POST", base+"/primary-to-secondary/groups/msk-consumer/adopt", "", nil), 409, dr.CodeConflict); p.Hint != "nothing is held" {
 		t.Errorf("hint %q", p.Hint)
 	}

@@ -39,9 +39,9 @@ func newGroupAdopt(d Deps) *cobra.Command {
 		Long: help(`Decides about a group that is HELD_BY_TARGET: somebody else committed on the target, so
 its position there is left alone. adopt takes what is committed there now for the
 replicator's own, and from the next round on the source's position replaces it. Do
-that only where the source's position is the right one: a DISTANCE above 0 means that
-a consumer on the target will skip so many offsets against what is committed there
-now, one below 0 that it will read them again.
+that only where the source's position is the right one: a consumer on the target then
+leaves out what lies between the two, DISTANCE offsets. A position is not taken back:
+where DISTANCE is below 0, the target's stays until the source has passed it.
 
 It shows first what would be done and asks on a terminal; elsewhere it needs --yes. The
 group must have no members on the target.`, 0, 1, 2, 3, 4),

@@ -40,10 +40,10 @@ func (s *groupService) Group(ctx context.Context, replicator, group string) (dr.
 	return dr.GroupStatus{}, &dr.Error{Code: dr.CodeNotFound, Hint: "anabranch group list names them", Err: fmt.Errorf("replicator %s carries no group %q", replicator, group)}
 }
 
-func (s *groupService) AdoptGroup(_ context.Context, replicator, group string) error {
+func (s *groupService) AdoptGroup(ctx context.Context, replicator, group string) (dr.GroupStatus, error) {
 	s.calls = append(s.calls, "adopt "+replicator+" "+group)
 	if err := s.fail[replicator+" adopt"]; err != nil {
-		return err
+		return dr.GroupStatus{}, err
 	}
 	for i, g := range s.all {
 		if g.Replicator == replicator && g.Group == group {
@@ -51,7 +51,7 @@ func (s *groupService) AdoptGroup(_ context.Context, replicator, group string) e
 			s.all[i].Partitions = []dr.GroupPartition{{Topic: "orders", TargetTopic: "orders", State: dr.GroupSynced, SourceOffset: 9, SourceEndOffset: 9, TargetOffset: 8, TargetEndOffset: 8, TranslatedOffset: 8}}
 		}
 	}
-	return nil
+	return s.Group(ctx, replicator, group)
 }
 
 func newGroups() *groupService {

@@ -2,7 +2,7 @@ package apiclient
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"net/http/httptest"
 	"testing"
 
@@ -30,12 +30,12 @@ func (g *groups) Group(_ context.Context, replicator, group string) (dr.GroupSta
 	return dr.GroupStatus{Replicator: replicator, Group: group, State: dr.GroupSynced, Partitions: []dr.GroupPartition{{Partition: 1, SourceOffset: 7}}}, nil
 }
 
-func (g *groups) AdoptGroup(_ context.Context, _, group string) error {
+func (g *groups) AdoptGroup(_ context.Context, replicator, group string) (dr.GroupStatus, error) {
 	g.adopted = append(g.adopted, group)
 	if group == "held" {
-		return &dr.Error{Code: dr.CodeConflict, Hint: "wait", Err: fmt.Errorf("it has members")}
+		return dr.GroupStatus{}, &dr.Error{Code: dr.CodeConflict, Hint: "wait", Err: errors.New("it has members")}
 	}
-	return nil
+	return dr.GroupStatus{Replicator: replicator, Group: group}, nil
 }
 
 func TestGroups_NamesMayHoldAnyCharacter(t *testing.T) {
