@@ -20,6 +20,7 @@ import (
 const (
 	topic      = "customer"
 	partitions = 3
+	group      = "msk-consumer"
 
 	// patience bounds every wait of the tour.
 	patience = 30 * time.Second
@@ -32,6 +33,16 @@ type TourOptions struct {
 	Options
 	Kind               string   // what kind of clusters these are, for the reader
 	Primary, Secondary []string // bootstrap addresses, plaintext
+	Tools              Tools    // the consumers of the group
+}
+
+// Tools play the consumers of the group. The zero value uses a client of our own.
+type Tools struct {
+	// Consume joins the group, reads what it has not read of the topic, commits
+	// and leaves. It returns the values, in any order.
+	Consume func(ctx context.Context, bootstrap, group, topic string) (values []string, err error)
+	// Describe returns what an operator would be shown of the group; nil: nothing.
+	Describe func(ctx context.Context, bootstrap, group string) (string, error)
 }
 
 // tour is the state of one walk.
@@ -93,8 +104,8 @@ func (t *tour) makeWorker(ctx context.Context) (string, *app.App, error) {
   primary:   {bootstrap_servers: [%s]}
   secondary: {bootstrap_servers: [%s]}
 replicators:
-  primary-to-secondary: {source: primary, target: secondary}
-  secondary-to-primary: {source: secondary, target: primary}
+  primary-to-secondary: {source: primary, target: secondary, groups: {sync_interval: 1s}}
+  secondary-to-primary: {source: secondary, target: primary, groups: {sync_interval: 1s}}
 api: {listen: "127.0.0.1:0"}
 log: {level: warn}
 `, quoted(t.o.Primary), quoted(t.o.Secondary))
@@ -140,7 +151,7 @@ func quoted(addrs []string) string {
 func (t *tour) walk(ctx context.Context, file string) error {
 	for _, step := range []func(context.Context) error{
 		func(ctx context.Context) error { return t.start(ctx, file) },
-		t.writePrimary, t.listSecondary, t.writeSecondary, t.failback, t.count,
+		t.writePrimary, t.listSecondary, t.readPrimary, t.writeSecondary, t.readSecondary, t.failback, t.readBack, t.count,
 	} {
 		if err := step(ctx); err != nil {
 			if ctx.Err() == nil {
@@ -196,7 +207,7 @@ func (t *tour) listSecondary(ctx context.Context) error {
 }
 
 func (t *tour) writeSecondary(ctx context.Context) error {
-	t.step("The clients move to the secondary and write messages three and four there")
+	t.step("The producers move to the secondary and write messages three and four there")
 	return t.write(ctx, t.secondary, "three", "four")
 }
 
@@ -258,8 +269,9 @@ It stays up until Ctrl-C. Have a look in another terminal:
 
    anabranch replicator list --server %[1]s
    anabranch replicator describe primary-to-secondary --server %[1]s
+   anabranch group describe %[5]s --server %[1]s
    curl %[1]s/metrics
    kcat -b %[2]s -t %[4]s -P        # write on one side
    kcat -b %[3]s -t %[4]s -C        # read on the other
-`, t.url, t.o.Primary[0], t.o.Secondary[0], topic)
+`, t.url, t.o.Primary[0], t.o.Secondary[0], topic, group)
 }

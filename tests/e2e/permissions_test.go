@@ -89,7 +89,7 @@ func TestServe_WithTheDocumentedPermissionsOnly(t *testing.T) {
 	file := func(listen string) string {
 		return writeFile(t, dir, listen[strings.LastIndexByte(listen, ':')+1:]+".yaml",
 			"clusters:\n"+primary.asClient("primary")+secondary.asClient("secondary")+fmt.Sprintf(`replicators:
-  %s: {source: primary, target: secondary, topics: {include: ["orders.*"]}}
+  %s: {source: primary, target: secondary, topics: {include: ["orders.*"]}, groups: {include: ["orders.*"], sync_interval: 1s}}
 api: {listen: %q}
 `, name, listen))
 	}
@@ -116,6 +116,7 @@ api: {listen: %q}
 	t.Logf("RUNNING after %v", a.awaitState(name, dr.ReplicatorRunning, 30*time.Second))
 	awaitEqual(t, primary, secondary, "orders-a", 40, 20*time.Second)
 	topicsFollow(t, primary, secondary)
+	groupsFollow(t, bin, a, primary, secondary)
 	checkPause(t, bin, a, primary, secondary, "orders-a", 40)
 
 	b := serve(t, bin, fileB, listenB)
@@ -143,6 +144,39 @@ api: {listen: %q}
 	topics, err := secondary.adm.ListTopics(t.Context())
 	if err != nil || topics.Has("private") {
 		t.Errorf("the target has the topics %v (%v), nobody asked for private", topics.Names(), err)
+	}
+}
+
+// groupsFollow commits for a group at the source and waits for it on the target;
+// another group, which the principal may not see, stays where it is.
+func groupsFollow(t *testing.T, bin string, w *worker, primary, secondary *side) {
+	t.Helper()
+	for _, group := range []string{"orders-app", "private-app"} {
+		var at kadm.Offsets
+		at.Add(kadm.Offset{Topic: "orders-a", Partition: 1, At: 5, LeaderEpoch: -1, Metadata: "mine"})
+		if err := primary.adm.CommitAllOffsets(t.Context(), group, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("a group's position followed after %v", eventually(t, 30*time.Second, func() error {
+		exit, stdout, stderr := run(t, bin, "group", "describe", "orders-app", "--server", w.url, "-o", "json")
+		if exit != 0 || !strings.Contains(stdout, `"state": "SYNCED"`) || !strings.Contains(stdout, `"source_offset": 5`) || !strings.Contains(stdout, `"distance": 0`) {
+			return fmt.Errorf("group describe: exit %d\n%s%s", exit, stdout, stderr)
+		}
+		got, err := secondary.adm.FetchOffsets(t.Context(), "orders-app")
+		if err != nil {
+			return err
+		}
+		if o, ok := got.Lookup("orders-a", 1); !ok || o.At < 5 || o.Metadata != "mine" {
+			return fmt.Errorf("the target has %+v", got)
+		}
+		return nil
+	}))
+	if exit, stdout, stderr := run(t, bin, "group", "describe", "private-app", "--server", w.url); exit != 1 {
+		t.Errorf("a group that may not be seen: exit %d\n%s%s", exit, stdout, stderr)
+	}
+	if got, err := secondary.adm.FetchOffsets(t.Context(), "private-app"); err != nil || len(got) > 0 {
+		t.Errorf("the target has %+v (%v)", got, err)
 	}
 }
 

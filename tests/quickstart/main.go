@@ -1,7 +1,7 @@
 // Command quickstart starts two real Apache Kafka clusters of one broker each
 // from the jars of Maven Central, on loopback addresses, and gives the tour of
-// package demo on them. It needs Java 17 and Maven, and removes everything it
-// started when it ends.
+// package demo on them, with Kafka's own console tools as consumers. It needs Java
+// 17 and Maven, and removes everything it started when it ends.
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
@@ -58,5 +59,46 @@ func run(ctx context.Context, stdout, stderr io.Writer, exit bool) (err error) {
 		Options: demo.Options{Exit: exit, Build: obs.ReadBuild(""), Stdout: stdout, Stderr: stderr},
 		Kind:    fmt.Sprintf("real Apache Kafka, %s and %s, one broker each", versions[0], versions[1]),
 		Primary: clusters[0].BootstrapServers(), Secondary: clusters[1].BootstrapServers(),
+		Tools: demo.Tools{
+			Consume: func(ctx context.Context, bootstrap, group, topic string) ([]string, error) {
+				return consume(ctx, clusters[0], bootstrap, group, topic)
+			},
+			Describe: func(ctx context.Context, bootstrap, group string) (string, error) {
+				return describe(ctx, clusters[0], bootstrap, group)
+			},
+		},
 	})
+}
+
+// consume is kafka-console-consumer.sh, until nothing comes for some seconds. It
+// returns the lines that are messages of the tour.
+func consume(ctx context.Context, c *ktest.Cluster, bootstrap, group, topic string) ([]string, error) {
+	out, err := c.Tool(ctx, "org.apache.kafka.tools.consumer.ConsoleConsumer",
+		"--bootstrap-server", bootstrap, "--topic", topic, "--group", group, "--from-beginning", "--timeout-ms", "8000")
+	if err != nil {
+		return nil, err
+	}
+	var values []string
+	for line := range strings.Lines(out) {
+		if strings.HasPrefix(line, "{") {
+			values = append(values, strings.TrimSpace(line))
+		}
+	}
+	return values, nil
+}
+
+// describe is kafka-consumer-groups.sh --describe. It returns the table, without
+// the lines that the tool logs.
+func describe(ctx context.Context, c *ktest.Cluster, bootstrap, group string) (string, error) {
+	out, err := c.Tool(ctx, "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--bootstrap-server", bootstrap, "--describe", "--group", group)
+	if err != nil {
+		return "", err
+	}
+	table := "kafka-consumer-groups.sh --bootstrap-server " + bootstrap + " --describe --group " + group + "\n"
+	for line := range strings.Lines(out) {
+		if strings.HasPrefix(line, "GROUP ") || strings.HasPrefix(line, group+" ") {
+			table += strings.TrimRight(line, " \n") + "\n"
+		}
+	}
+	return table, nil
 }
