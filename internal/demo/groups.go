@@ -50,10 +50,10 @@ func (t *tour) readBack(ctx context.Context) error {
 	if err := t.write(ctx, t.primary, "five"); err != nil {
 		return err
 	}
-	if err := t.consume(ctx, t.primary, "five"); err != nil {
+	if err := t.awaitSame(ctx, t.secondary); err != nil {
 		return err
 	}
-	if err := t.awaitSame(ctx, t.secondary); err != nil {
+	if err := t.consume(ctx, t.primary, "five"); err != nil {
 		return err
 	}
 	if err := t.carried(ctx, "primary-to-secondary", t.secondary); err != nil {

@@ -151,7 +151,7 @@ func quoted(addrs []string) string {
 func (t *tour) walk(ctx context.Context, file string) error {
 	for _, step := range []func(context.Context) error{
 		func(ctx context.Context) error { return t.start(ctx, file) },
-		t.writePrimary, t.listSecondary, t.readPrimary, t.writeSecondary, t.readSecondary, t.failback, t.readBack, t.count,
+		t.writePrimary, t.listSecondary, t.readPrimary, t.writeSecondary, t.failback, t.readSecondary, t.readBack, t.count,
 	} {
 		if err := step(ctx); err != nil {
 			if ctx.Err() == nil {
@@ -216,7 +216,7 @@ func (t *tour) failback(ctx context.Context) error {
 	if err := t.awaitSame(ctx, t.primary); err != nil {
 		return err
 	}
-	t.holds("messages three and four are on the primary: the clients can move back and miss nothing")
+	t.holds("messages three and four are on the primary: who reads there misses nothing")
 	return nil
 }
 
