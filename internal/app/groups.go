@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/groups"
@@ -62,4 +63,37 @@ func (r *replicator) groupSync() (*groups.Sync, error) {
 	}
 	r.mu.carrier = &carrier{engine, sync}
 	return sync, nil
+}
+
+// groupStats returns what the rounds of this worker did, those under engines
+// before this one among the failures. leads is false where another worker
+// carries the groups: only the failures count then.
+func (r *replicator) groupStats() (st groups.Stats, leads bool) {
+	r.mu.Lock()
+	c, lead, past := r.mu.carrier, r.mu.lead, r.mu.groupFailures
+	r.mu.Unlock()
+	if c != nil {
+		st = c.sync.Stats()
+	}
+	failures := maps.Clone(past)
+	if failures == nil {
+		failures = map[string]uint64{}
+	}
+	for class, n := range st.Failures {
+		failures[class] += n
+	}
+	st.Failures = failures
+	return st, c != nil && lead != nil
+}
+
+// groupProblem returns why the last round could not do all, nil where it could,
+// or where another worker carries the groups.
+func (r *replicator) groupProblem() error {
+	r.mu.Lock()
+	c, lead := r.mu.carrier, r.mu.lead
+	r.mu.Unlock()
+	if c == nil || lead == nil {
+		return nil
+	}
+	return c.sync.Problem()
 }

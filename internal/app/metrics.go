@@ -3,10 +3,13 @@ package app
 import (
 	"maps"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/groups"
 	"github.com/anabranch/anabranch/internal/replicate"
 )
 
@@ -35,11 +38,18 @@ var (
 	mACLFail    = metric{"anabranch_acl_sync_failures_total", "counter", "Times that access rules or client quotas could not be read, or one of them not be made.", []string{"replicator"}}
 	mACLStaged  = metric{"anabranch_acl_staged", "gauge", "Access rules that let clients write, kept for a failover.", []string{"replicator"}}
 	mACLDrift   = metric{"anabranch_acl_drift", "gauge", "Access rules and client quotas that differ on the target and stay so.", []string{"replicator"}}
+	mGroups     = metric{"anabranch_consumer_group_count", "gauge", "Consumer groups that are carried.", []string{"replicator"}}
+	mGroupState = metric{"anabranch_consumer_groups", "gauge", "Consumer groups by their state.", []string{"replicator", "state"}}
+	mGroupFails = metric{"anabranch_group_sync_failures_total", "counter", "Failures to carry positions of consumer groups, by class.", []string{"replicator", "class"}}
+	mGroupAge   = metric{"anabranch_group_sync_age_seconds", "gauge", "Time since the last round in which all consumer groups were looked at.", []string{"replicator"}}
+	mGroupLag   = metric{"anabranch_group_lag", "gauge", "Offsets that a consumer group has not read, in all partitions, at the source and on the target.", []string{"replicator", "group", "side"}}
+	mGroupMax   = metric{"anabranch_group_max_offset_lag", "gauge", "The same of the partition in which it is largest.", []string{"replicator", "group", "side"}}
+	mGroupRest  = metric{"anabranch_group_lag_left_out", "gauge", "Consumer groups whose lag is not among the metrics, because there are too many.", []string{"replicator"}}
 	mWorkers    = metric{"anabranch_workers", "gauge", "Workers that own slots of the replicator.", []string{"replicator"}}
 )
 
 func metrics() []metric {
-	return []metric{mLatency, mTopicLag, mLag, mBytes, mBytesIn, mRecords, mFailures, mThrottle, mAuth, mState, mTopicState, mHalted, mDelivery, mFindings, mACLFail, mACLStaged, mACLDrift, mWorkers}
+	return []metric{mLatency, mTopicLag, mLag, mBytes, mBytesIn, mRecords, mFailures, mThrottle, mAuth, mState, mTopicState, mHalted, mDelivery, mFindings, mACLFail, mACLStaged, mACLDrift, mWorkers, mGroups, mGroupState, mGroupFails, mGroupAge, mGroupLag, mGroupMax, mGroupRest}
 }
 
 func replicatorStates() []dr.ReplicatorState {
@@ -51,6 +61,12 @@ func replicatorStates() []dr.ReplicatorState {
 func topicStates() []dr.TopicState {
 	return []dr.TopicState{
 		dr.TopicCreating, dr.TopicRunning, dr.TopicPaused, dr.TopicDegraded, dr.TopicHalted, dr.TopicSourceDeleted, dr.TopicTargetDeleted,
+	}
+}
+
+func groupStates() []dr.GroupState {
+	return []dr.GroupState{
+		dr.GroupSynced, dr.GroupBehind, dr.GroupAhead, dr.GroupActive, dr.GroupHeld, dr.GroupUnmapped, dr.GroupUnsupported, dr.GroupFailed,
 	}
 }
 
@@ -67,13 +83,14 @@ type source struct {
 	clusters []string
 	status   func() dr.ReplicatorStatus
 	stats    func() replicate.Stats
-	failures func() uint64 // of the access rules
+	failures func() uint64               // of the access rules
+	groups   func() (groups.Stats, bool) // false: this worker does not carry the groups
 }
 
 func newCollector(a *App) *collector {
 	var list []source
 	for _, r := range a.replicators {
-		list = append(list, source{r.name, []string{r.settings.Source, r.settings.Target}, r.status, r.stats, r.accessFailures})
+		list = append(list, source{r.name, []string{r.settings.Source, r.settings.Target}, r.status, r.stats, r.accessFailures, r.groupStats})
 	}
 	return collectorOf(list, a.auth.snapshot)
 }
@@ -100,6 +117,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		c.collectStats(ch, r.name, r.stats())
 		c.collectStatus(ch, r.name, r.status())
 		c.send(ch, mACLFail, float64(r.failures()), r.name)
+		c.collectGroups(ch, r)
 		for _, cluster := range r.clusters {
 			c.send(ch, mAuth, float64(auth[authKey{r.name, cluster}]), r.name, cluster)
 		}
@@ -164,6 +182,41 @@ func (c *collector) collectStatus(ch chan<- prometheus.Metric, name string, st d
 	for code, n := range halted {
 		c.send(ch, mHalted, float64(n), name, string(code))
 	}
+}
+
+// maxGroupSeries bounds the groups of a replicator whose lag is among the
+// metrics. The names come first in order, so that a scrape has the same ones as
+// the scrape before.
+const maxGroupSeries = 1000
+
+func (c *collector) collectGroups(ch chan<- prometheus.Metric, r source) {
+	st, leads := r.groups()
+	for _, class := range slices.Sorted(maps.Keys(st.Failures)) {
+		c.send(ch, mGroupFails, float64(st.Failures[class]), r.name, class)
+	}
+	// The rest is of the whole replicator, and only who carries the groups knows it.
+	if !leads || st.CompleteAt.IsZero() {
+		return
+	}
+	c.send(ch, mGroupAge, time.Since(st.CompleteAt).Seconds(), r.name)
+	c.send(ch, mGroups, float64(st.Groups), r.name)
+	for _, s := range groupStates() {
+		c.send(ch, mGroupState, float64(st.States[s]), r.name, string(s))
+	}
+	shown := map[string]bool{}
+	for _, l := range slices.SortedFunc(slices.Values(st.Lags), func(a, b groups.Lag) int { return strings.Compare(a.Group, b.Group) }) {
+		// A label is valid UTF-8; a name comes from the network, and two may look alike then.
+		name := strings.ToValidUTF8(l.Group, "\uFFFD")
+		if len(shown) == maxGroupSeries || shown[name] {
+			continue
+		}
+		shown[name] = true
+		c.send(ch, mGroupLag, float64(l.Source), r.name, name, "source")
+		c.send(ch, mGroupLag, float64(l.Target), r.name, name, "target")
+		c.send(ch, mGroupMax, float64(l.SourceMax), r.name, name, "source")
+		c.send(ch, mGroupMax, float64(l.TargetMax), r.name, name, "target")
+	}
+	c.send(ch, mGroupRest, float64(len(st.Lags)-len(shown)), r.name)
 }
 
 func oneIf(is bool) float64 {

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/groups"
 	"github.com/anabranch/anabranch/internal/replicate"
 )
 
@@ -48,9 +49,14 @@ func sample() *collector {
 		BytesReplicated: 1000, BytesIn: 1500, RecordsReplicated: 20, Throttled: 1500 * time.Millisecond, Failures: map[string]uint64{"timeout": 2},
 		LatencyBounds: []float64{0.1, 1}, LatencyCounts: []uint64{3, 0, 1}, LatencySum: 5.5,
 	}
+	carried := groups.Stats{
+		Groups: 2, States: map[dr.GroupState]int{dr.GroupSynced: 1, dr.GroupFailed: 1}, Failures: map[string]uint64{"refused": 3}, CompleteAt: time.Now().Add(-time.Hour),
+		Lags: []groups.Lag{{Group: "app", Source: 7, Target: 5, SourceMax: 4, TargetMax: 5}, {Group: "other"}},
+	}
 	return collectorOf([]source{{
 		name: "east-west", clusters: []string{"east", "west"},
 		status: func() dr.ReplicatorStatus { return status }, stats: func() replicate.Stats { return stats }, failures: func() uint64 { return 5 },
+		groups: func() (groups.Stats, bool) { return carried, true },
 	}}, func() map[authKey]uint64 { return map[authKey]uint64{{"east-west", "west"}: 4} })
 }
 
@@ -74,6 +80,8 @@ func TestMetrics_SayWhatTheStatusSays(t *testing.T) {
 			v := m.GetGauge().GetValue() + m.GetCounter().GetValue()
 			if h := m.GetHistogram(); h != nil {
 				got = append(got, fmt.Sprintf("%s %v count=%d sum=%v 0.1:%d 1:%d", f.GetName(), labels, h.GetSampleCount(), h.GetSampleSum(), h.GetBucket()[0].GetCumulativeCount(), h.GetBucket()[1].GetCumulativeCount()))
+			} else if f.GetName() == "anabranch_group_sync_age_seconds" {
+				got = append(got, fmt.Sprintf("%s %v %t", f.GetName(), labels, v >= 3600 && v < 3700))
 			} else if v != 0 {
 				got = append(got, fmt.Sprintf("%s %v %v", f.GetName(), labels, v))
 			}
@@ -84,6 +92,15 @@ func TestMetrics_SayWhatTheStatusSays(t *testing.T) {
 		"anabranch_acl_staged [east-west] 3",
 		"anabranch_acl_sync_failures_total [east-west] 5",
 		"anabranch_authentication_errors_total [west east-west] 4",
+		"anabranch_consumer_group_count [east-west] 2",
+		"anabranch_consumer_groups [east-west FAILED] 1",
+		"anabranch_consumer_groups [east-west SYNCED] 1",
+		"anabranch_group_lag [app east-west source] 7",
+		"anabranch_group_lag [app east-west target] 5",
+		"anabranch_group_max_offset_lag [app east-west source] 4",
+		"anabranch_group_max_offset_lag [app east-west target] 5",
+		"anabranch_group_sync_age_seconds [east-west] true",
+		"anabranch_group_sync_failures_total [refused east-west] 3",
 		"anabranch_message_lag [east-west orders] 7",
 		"anabranch_partitions_halted [SOURCE_RETENTION_OVERTOOK east-west] 2",
 		"anabranch_replication_failures_total [timeout east-west] 2",
@@ -101,6 +118,49 @@ func TestMetrics_SayWhatTheStatusSays(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestMetrics_OfGroupsAreBounded has more groups than are shown, two whose names
+// are one when they are written down, and a worker that carries none.
+func TestMetrics_OfGroupsAreBounded(t *testing.T) {
+	t.Parallel()
+	carried := groups.Stats{CompleteAt: time.Now(), Failures: map[string]uint64{"state": 1}}
+	for i := range maxGroupSeries + 7 {
+		carried.Lags = append(carried.Lags, groups.Lag{Group: fmt.Sprintf("group-%04d", maxGroupSeries+6-i), Source: 1})
+	}
+	carried.Lags = append(carried.Lags, groups.Lag{Group: "a\xff"}, groups.Lag{Group: "a\xfe"})
+	leads := true
+	c := sample()
+	c.replicators[0].groups = func() (groups.Stats, bool) { return carried, leads }
+	reg := prometheus.NewPedanticRegistry()
+	if err := reg.Register(c); err != nil {
+		t.Fatal(err)
+	}
+	count := func() map[string]int {
+		t.Helper()
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := map[string]int{}
+		for _, f := range families {
+			out[f.GetName()] = len(f.GetMetric())
+			if f.GetName() == "anabranch_group_lag" && !strings.Contains(f.String(), `"group-0000"`) {
+				t.Error("the names are not in order")
+			}
+			if f.GetName() == "anabranch_group_lag_left_out" {
+				out["left out"] = int(f.GetMetric()[0].GetGauge().GetValue())
+			}
+		}
+		return out
+	}
+	if got := count(); got["anabranch_group_lag"] != 2*maxGroupSeries || got["anabranch_group_max_offset_lag"] != 2*maxGroupSeries || got["left out"] != 9 {
+		t.Errorf("series %v", got)
+	}
+	leads = false
+	if got := count(); got["anabranch_group_lag"]+got["anabranch_group_sync_age_seconds"]+got["anabranch_consumer_group_count"] > 0 || got["anabranch_group_sync_failures_total"] != 1 {
+		t.Errorf("series of a worker that does not carry the groups: %v", got)
 	}
 }
 

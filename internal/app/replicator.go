@@ -41,7 +41,8 @@ type replicator struct {
 		failure error             // of the engine before this one
 		past    replicate.Stats   // of the engines before this one
 
-		accessFailures uint64 // of those who kept the rules before
+		accessFailures uint64            // of those who kept the rules before
+		groupFailures  map[string]uint64 // under the engines before this one
 	}
 }
 
@@ -172,8 +173,10 @@ func (r *replicator) runOnce(ctx context.Context) error {
 
 // failed keeps the reason and the totals of an engine that ended.
 func (r *replicator) failed(err error) {
+	failures, _ := r.groupStats()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.mu.groupFailures, r.mu.carrier = failures.Failures, nil
 	r.mu.failure = err
 	if r.mu.engine != nil {
 		r.mu.past = addStats(r.mu.past, r.mu.engine.Stats())
@@ -211,6 +214,9 @@ func (r *replicator) status() dr.ReplicatorStatus {
 		if err := lead.Problem(); err != nil {
 			st.Reason = join(st.Reason, "topics are not kept in step: "+err.Error())
 		}
+	}
+	if err := r.groupProblem(); err != nil {
+		st.Reason = join(st.Reason, "consumer groups are not carried in full: "+err.Error())
 	}
 	return st
 }

@@ -73,10 +73,14 @@ func checkClusters(ctx context.Context, d Deps, conf *config.Config) ([]prefligh
 		if !ok1 || !ok2 || err != nil {
 			panic("bug: a file that was loaded has a replicator that is not valid") // Load checked it.
 		}
+		var groups *preflight.Groups
+		if r.Groups.Enabled {
+			groups = &preflight.Groups{Include: r.Groups.Include, Deleted: r.Groups.Deleted}
+		}
 		report, err := d.Preflight(ctx, preflight.Options{Source: source, Target: target, Replicator: preflight.Replicator{
 			Name: name, Include: r.Topics.Include, Filter: filter, Naming: r.Naming(),
 			Settings: r.TopicSettings, DeletedTopics: r.DeletedTopics, SessionTimeout: r.SessionTimeout.Std(), Delivery: r.Delivery,
-			Replication: int16(conf.Clusters[r.Target].StateTopic.ReplicationFactor),
+			Groups: groups, Replication: int16(conf.Clusters[r.Target].StateTopic.ReplicationFactor),
 		}})
 		if err != nil {
 			return nil, fmt.Errorf("check replicator %s: %w", name, err)

@@ -147,6 +147,9 @@ func asked(r *kmsg.OffsetFetchRequest) []string {
 }
 
 func commitsOf(g *kmsg.OffsetFetchResponseGroup, version int16) commits {
+	if g.ErrorCode == kerr.GroupIDNotFound.Code {
+		return commits{} // Apache Kafka answers with no commits; others say it so
+	}
 	if err := kerr.ErrorForCode(g.ErrorCode); err != nil {
 		return commits{err: fmt.Errorf("fetch commits: %w", err)}
 	}

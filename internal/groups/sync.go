@@ -26,10 +26,20 @@ type Sync struct {
 	}
 }
 
-// Lag is how many offsets a group has not read, in all partitions.
+// Lag is how many offsets a group has not read: in all partitions, and in the one
+// where it is most.
 type Lag struct {
-	Group          string
-	Source, Target int64
+	Group                string
+	Source, Target       int64
+	SourceMax, TargetMax int64
+}
+
+func lagOf(st dr.GroupStatus) Lag {
+	l := Lag{Group: st.Group, Source: st.SourceLag, Target: st.TargetLag}
+	for _, p := range st.Partitions {
+		l.SourceMax, l.TargetMax = max(l.SourceMax, p.SourceLag), max(l.TargetMax, p.TargetLag)
+	}
+	return l
 }
 
 // Stats is what the rounds of this worker did.
@@ -104,7 +114,7 @@ func (s *Sync) round(ctx context.Context) error {
 		st := v.status(g)
 		next.Groups++
 		next.States[st.State]++
-		next.Lags = append(next.Lags, Lag{g.name, st.SourceLag, st.TargetLag})
+		next.Lags = append(next.Lags, lagOf(st))
 		for _, e := range g.failures() {
 			failures[classOf(e)]++
 		}
