@@ -135,6 +135,7 @@ func (c *Cluster) lose(node int32) {
 				}
 				if next := c.candidates(p); len(next) > 0 {
 					c.elect(p, next[c.rng.IntN(len(next))], max(min(end, p.end), p.hw))
+					c.rejoin(p)
 				}
 			})
 		} else {
@@ -151,8 +152,16 @@ func (c *Cluster) gain(node int32) {
 		}
 		if p.leader < 0 && !p.topic.leaderless[p.num] && slices.Contains(p.isr, node) {
 			c.elect(p, node, p.end)
-		} else if p.leader >= 0 && !slices.Contains(p.isr, node) {
-			p.isr = append(slices.Clone(p.isr), node)
+		}
+		c.rejoin(p)
+	}
+}
+
+// rejoin puts the replicas that live and can reach the leader in sync again.
+func (c *Cluster) rejoin(p *partition) {
+	for _, r := range p.replicas {
+		if p.leader >= 0 && c.alive(r) && c.broker(r).alone == nil && !slices.Contains(p.isr, r) {
+			p.isr = append(slices.Clone(p.isr), r)
 		}
 	}
 }

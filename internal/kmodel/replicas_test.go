@@ -200,3 +200,29 @@ func TestLogsDiverge(t *testing.T) {
 		}
 	})
 }
+
+// TestReplicasThatComeBackWhileNobodyLeadsAreInSyncAgain has a broker return
+// between the death of a leader and the election of the next one.
+func TestReplicasThatComeBackWhileNobodyLeadsAreInSyncAgain(t *testing.T) {
+	inLab(t, three(), func(l *lab) {
+		l.topic("t", 1)
+		leader := l.leaderOf("t", 0) - 1
+		first, second := (leader+1)%3, (leader+2)%3
+		l.must(l.KillBroker(first))
+		time.Sleep(5 * time.Second)
+		l.must(l.KillBroker(leader))
+		l.must(l.StartBroker(t.Context(), first))
+		time.Sleep(5 * time.Second)
+		if now := l.leaderOf("t", 0) - 1; now != second {
+			t.Errorf("the leader is %d, want %d", now, second)
+		}
+		if isr := l.describe("t").Partitions[0].ISR; len(isr) != 2 {
+			t.Errorf("in sync are %v", isr)
+		}
+		l.must(l.StartBroker(t.Context(), leader))
+		time.Sleep(5 * time.Second)
+		if isr := l.describe("t").Partitions[0].ISR; len(isr) != 3 {
+			t.Errorf("in sync are %v", isr)
+		}
+	})
+}
