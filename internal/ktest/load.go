@@ -118,6 +118,7 @@ func (w *loadWriter) run(ctx context.Context) error {
 		return err
 	}
 	defer cl.Close()
+	_, _, _ = cl.ProducerID(ctx) // See transaction. What is wrong shows with the records.
 	// Records outlive ctx: a cancelled record would have no known outcome.
 	detached, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -217,6 +218,11 @@ func (w *loadWriter) transactions(ctx context.Context) error {
 func (w *loadWriter) transaction(ctx context.Context, cl *kgo.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, loadPatience)
 	defer cancel()
+	// The client asks for its id under a mutex when it first writes, and each
+	// broker's writer waits for that mutex: fake time would stand still.
+	if _, _, err := cl.ProducerID(ctx); err != nil {
+		return fmt.Errorf("ask for a producer id: %w", err)
+	}
 	if err := cl.BeginTransaction(); err != nil {
 		return fmt.Errorf("begin transaction: %w", err)
 	}
