@@ -305,11 +305,26 @@ func (e *Engine) deleteTarget(ctx context.Context, name string) error {
 	switch {
 	case err == nil, errors.Is(err, kerr.UnknownTopicID):
 		e.target.refresh()
-		return nil
+		return e.awaitGone(ctx, name, t.id)
 	case errors.Is(err, kerr.TopicAuthorizationFailed):
 		return &dr.Error{Code: dr.CodeUnauthorized, Hint: "grant DELETE on the topic, or delete it by hand first", Err: fmt.Errorf("delete target topic %s: %w", name, err)}
 	}
 	return fmt.Errorf("delete target topic %s: %w", name, err)
+}
+
+// awaitGone returns when every broker of the target knows that a topic was
+// deleted. Who asks one that does not know it yet would take the topic for the
+// new one, adopt it, and halt when it goes.
+func (e *Engine) awaitGone(ctx context.Context, name string, id [16]byte) error {
+	for limit := time.Now().Add(haltWait); e.targetMissing.of(id) != presenceGone; {
+		if time.Now().After(limit) {
+			return &dr.Error{Code: dr.CodeConflict, Hint: "try again", Err: fmt.Errorf("target topic %s was deleted, and not every broker of the target says so yet", name)}
+		}
+		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkOverlap compares the last record that is known to be on the target with
