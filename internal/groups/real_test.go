@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"sync"
 	"testing"
@@ -30,6 +31,11 @@ type side struct {
 
 func newSide(t *testing.T, o ktest.Options) *side {
 	t.Helper()
+	o.Properties = maps.Clone(o.Properties)
+	if o.Properties == nil {
+		o.Properties = map[string]string{}
+	}
+	o.Properties["group.initial.rebalance.delay.ms"] = "0"
 	s := &side{Cluster: ktest.RealCluster(t, o)}
 	s.cl = s.client(t)
 	s.adm = kadm.NewClient(s.cl)

@@ -180,7 +180,7 @@ func (p *pipeline) goOnAt(next, targetEnd int64) {
 			p.extents.Restart(next, targetEnd)
 		}
 	}
-	p.next, p.targetEnd = next, targetEnd
+	p.next, p.targetEnd, p.rest = next, targetEnd, 0
 	p.halt, p.keep, p.doubt, p.checkBelow, p.last, p.known = nil, nil, nil, 0, -1, 0
 }
 

@@ -153,6 +153,8 @@ type pipeline struct {
 	tight     bool     // the maps of the engine take too much memory
 
 	targetEnd   int64
+	rest        int64 // what is sent from here on lies at or behind it, see slot.askRest
+	restAt      int64 // position at which that was asked for
 	targetEpoch int32
 	epochAsked  int32     // target leader epoch that is being looked into
 	epochAgain  time.Time // not before it
@@ -534,5 +536,6 @@ func (p *pipeline) acknowledge(it *item, base int64) {
 		p.record(offsets.Extent{Source: pc.SourceOffset, Target: at, Length: int64(pc.Count)})
 		at += int64(pc.Count)
 	}
+	p.rest = 0
 	p.targetEnd, p.lastAck, p.dirty, p.started, p.waiting, p.backoff = at, now, true, true, "", 0
 }

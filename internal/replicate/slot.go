@@ -139,6 +139,8 @@ type slot struct {
 
 	seenSource, seenTarget *clusterMeta // of the last look for new partitions
 	scanAgain              time.Time
+	restAsked              bool      // see askRest
+	restAgain              time.Time // not before it
 	bench                  workbench
 
 	acquired  time.Time // when the producers' epochs were taken

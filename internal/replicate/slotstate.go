@@ -167,7 +167,7 @@ func coveredBy(ck checkpoint, w ringEntry) bool {
 func (p *pipeline) snapshot() checkpoint {
 	ck := checkpoint{
 		V: stateVersion, Topic: p.topic, Target: p.target, TargetID: hexID(p.targetID), Partition: p.id.partition,
-		Position: p.frontier(), SourceEpoch: p.frontierEpoch(), KnownEpoch: p.known, TargetEnd: p.targetEnd, TargetEpoch: p.targetEpoch,
+		Position: p.frontier(), SourceEpoch: p.frontierEpoch(), KnownEpoch: p.known, TargetEnd: p.targetEnd, Rest: p.rest, TargetEpoch: p.targetEpoch,
 		Halt: p.halt, Retired: p.retired, Resolved: p.resolved, HighWater: p.highWater, LogStart: p.logStart, Started: p.started, CheckBelow: p.checkBelow,
 		AtMs: p.now().UnixMilli(),
 	}

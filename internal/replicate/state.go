@@ -55,12 +55,13 @@ type checkpoint struct {
 	Target      string         `json:"target"`
 	TargetID    string         `json:"target_id"` // hex
 	Partition   int32          `json:"partition"`
-	Position    int64          `json:"position"`     // next source offset; everything below is on the target or rightly skipped
-	SourceEpoch int32          `json:"source_epoch"` // leader epoch of the last record read, -1: unknown
-	KnownEpoch  int32          `json:"known_epoch"`  // newest leader epoch of any record read: older leaders are not asked
-	TargetEnd   int64          `json:"target_end"`   // everything of ours below this target offset is covered
-	TargetEpoch int32          `json:"target_epoch"` // leader epoch of the target when TargetEnd was acknowledged
-	Quiescent   bool           `json:"quiescent"`    // nothing was sent behind this checkpoint
+	Position    int64          `json:"position"`       // next source offset; everything below is on the target or rightly skipped
+	SourceEpoch int32          `json:"source_epoch"`   // leader epoch of the last record read, -1: unknown
+	KnownEpoch  int32          `json:"known_epoch"`    // newest leader epoch of any record read: older leaders are not asked
+	TargetEnd   int64          `json:"target_end"`     // everything of ours below this target offset is covered
+	Rest        int64          `json:"rest,omitempty"` // records at or behind Position get target offsets from here on; 0: from TargetEnd on
+	TargetEpoch int32          `json:"target_epoch"`   // leader epoch of the target when TargetEnd was acknowledged
+	Quiescent   bool           `json:"quiescent"`      // nothing was sent behind this checkpoint
 	Lanes       []laneRecord   `json:"lanes,omitempty"`
 	Floor       offsets.Floor  `json:"floor"`
 	Begin       *offsets.Begin `json:"begin,omitempty"` // of the offset map; nil: not known

@@ -236,7 +236,7 @@ func (s *slot) renew(old *pipeline) *pipeline {
 	if seeded.Bug("segment-forgotten") {
 		p.savedSegs = p.extents.Next()
 	}
-	p.targetEnd, p.targetEpoch = old.targetEnd, old.targetEpoch
+	p.targetEnd, p.rest, p.targetEpoch = old.targetEnd, old.rest, old.targetEpoch
 	p.highWater, p.logStart, p.started, p.checkBelow, p.resolved, p.lastAck = old.highWater, old.logStart, old.started, old.checkBelow, old.resolved, old.lastAck
 	p.oldFrom = old.oldFrom
 	p.beginEpoch(s.primary)
@@ -363,7 +363,7 @@ func (s *slot) readTail(ctx context.Context, p *pipeline, r *slotRecord) error {
 		p.last = -1 // the epoch of a record that was not read by this worker is not known
 	}
 	p.next = res.position
-	p.targetEnd = r.fenced.marker + 1
+	p.targetEnd, p.rest = r.fenced.marker+1, 0
 	p.doubt = nil
 	return nil
 }

@@ -44,6 +44,7 @@ func (s *slot) onTick(io context.Context) {
 		s.retake = fmt.Errorf("%w: to keep its transactional id alive", errRetake)
 	}
 	s.startNew(io)
+	s.askRest(now)
 	if now.Sub(s.published) >= publishEvery {
 		s.publish(true, "")
 	}
