@@ -132,18 +132,24 @@ func (ck *checkpoint) putMap(m *offsets.Map) {
 }
 
 // segmentsDue reports whether full segments are not in the state topic yet, or
-// there are others in their place.
+// some are that are not of the map any more.
 func (p *pipeline) segmentsDue() bool {
-	return p.keep == nil && (p.extents.Next() > p.savedSegs || len(p.plainSegs) > 0)
+	first, _ := p.extents.Full()
+	return p.keep == nil && (p.extents.Next() > p.savedSegs || first > p.firstSaved || len(p.plainSegs) > 0)
 }
 
-// segmentRecords returns the records of full segments that the state topic lacks.
+// segmentRecords returns the records of full segments that the state topic lacks,
+// behind tombstones of those that it has too many of: a new one may have the key of
+// an old one. They are written together with the checkpoint that says so.
 func (p *pipeline) segmentRecords(replicator string) []stateRecord {
 	var out []stateRecord
 	for _, key := range p.plainSegs {
 		out = append(out, stateRecord{key: key})
 	}
 	first, full := p.extents.Full()
+	for n := p.firstSaved; n < min(first, p.savedSegs); n++ {
+		out = append(out, stateRecord{key: keySegment(replicator, p.id, n)})
+	}
 	for i, s := range full {
 		if n := first + int64(i); n >= p.savedSegs {
 			out = append(out, stateRecord{keySegment(replicator, p.id, n), encode(segmentRecord{V: longMapVersion, N: n, Runs: s.Bytes()})})
@@ -154,8 +160,18 @@ func (p *pipeline) segmentRecords(replicator string) []stateRecord {
 
 // restoreMap gives a pipeline the offset map that was read with its checkpoint.
 func (p *pipeline) restoreMap(replicator string, ck checkpoint, m *offsets.Map) {
-	p.extents, p.savedSegs = *m, ck.NextSeg
-	if ck.V < longMapVersion {
+	p.extents = *m
+	p.hasSegments(replicator, ck)
+}
+
+// hasSegments notes which full segments are in the state topic.
+func (p *pipeline) hasSegments(replicator string, ck checkpoint) {
+	p.firstSaved, p.savedSegs = ck.FirstSeg, ck.NextSeg
+	switch {
+	case ck.NextSeg-ck.FirstSeg > maxSegments || ck.FirstSeg < 0: // not believed
+		p.firstSaved = ck.NextSeg
+	case ck.V < longMapVersion:
+		p.firstSaved = ck.NextSeg
 		for n := ck.FirstSeg; n < ck.NextSeg; n++ {
 			p.plainSegs = append(p.plainSegs, keyPlainSegment(replicator, p.id, n))
 		}
@@ -164,12 +180,13 @@ func (p *pipeline) restoreMap(replicator string, ck checkpoint, m *offsets.Map) 
 
 // loseMap gives a pipeline a map without extents: those of its checkpoint can't
 // be read.
-func (p *pipeline) loseMap(ck checkpoint) {
+func (p *pipeline) loseMap(replicator string, ck checkpoint) {
 	m, err := offsets.Restore(offsets.Parts{Begin: ck.Begin, Floor: ck.Floor, First: max(0, ck.NextSeg)})
 	if err != nil {
 		panic("bug: restore an empty map: " + err.Error())
 	}
-	p.extents, p.savedSegs = *m, max(0, ck.NextSeg)
+	p.extents = *m
+	p.hasSegments(replicator, ck)
 	p.extents.Restart(ck.Position, max(0, ck.TargetEnd))
 }
 

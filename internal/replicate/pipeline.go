@@ -146,11 +146,11 @@ type pipeline struct {
 	unsavedTo uint64
 	written   []ringEntry // intent records in the state topic that no checkpoint covers
 
-	ringNext  int
-	extents   offsets.Map
-	savedSegs int64    // full segments of the map with lower numbers are in the state topic
-	plainSegs []string // keys of segments in the first version's form, to be deleted
-	tight     bool     // the maps of the engine take too much memory
+	ringNext              int
+	extents               offsets.Map
+	firstSaved, savedSegs int64    // full segments of the map that are in the state topic: [firstSaved, savedSegs)
+	plainSegs             []string // keys of segments in the first version's form, to be deleted
+	tight                 bool     // the maps of the engine take too much memory
 
 	targetEnd   int64
 	rest        int64 // what is sent from here on lies at or behind it, see slot.askRest

@@ -39,7 +39,8 @@ type covered struct {
 	intents uint64
 	ck      *checkpoint
 	halt    *haltRecord // in the checkpoint
-	segs    int64       // full segments of the offset map below it
+	first   int64       // full segments of the offset map: [first, segs)
+	segs    int64
 }
 
 // stateDue reports whether writeState would write.
@@ -119,6 +120,7 @@ func (s *slot) gather(p *pipeline) ([]stateRecord, covered) {
 		c.ck, c.halt = &ck, p.halt
 		out = append(out, stateRecord{keyCheckpoint(s.e.o.Name, p.id), encode(ck)})
 	}
+	c.first, _ = p.extents.Full()
 	c.segs = p.extents.Next()
 	return out, c
 }
@@ -127,7 +129,7 @@ func (s *slot) gather(p *pipeline) ([]stateRecord, covered) {
 func (s *slot) saved(c covered) {
 	c.p.durable = max(c.p.durable, c.intents)
 	if c.ck != nil {
-		c.p.savedSegs, c.p.plainSegs = max(c.p.savedSegs, c.segs), nil
+		c.p.firstSaved, c.p.savedSegs, c.p.plainSegs = c.first, c.segs, nil
 		keep := c.p.written[:0]
 		for _, w := range c.p.written {
 			if !coveredBy(*c.ck, w) {

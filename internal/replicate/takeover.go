@@ -232,7 +232,7 @@ func (s *slot) position(ctx context.Context, recs map[tp]*slotRecord, clean map[
 func (s *slot) renew(old *pipeline) *pipeline {
 	p := s.build(old.id, old.topic, old.target, old.targetID, old.maxBytes)
 	p.next, p.last, p.known = old.frontier(), old.frontierEpoch(), old.known
-	p.extents, p.savedSegs, p.plainSegs, p.tight = old.extents, old.savedSegs, old.plainSegs, old.tight
+	p.extents, p.firstSaved, p.savedSegs, p.plainSegs, p.tight = old.extents, old.firstSaved, old.savedSegs, old.plainSegs, old.tight
 	if seeded.Bug("segment-forgotten") {
 		p.savedSegs = p.extents.Next()
 	}
@@ -280,7 +280,7 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 	if broken == nil {
 		p.restoreMap(s.e.o.Name, ck, r.extents)
 	} else {
-		p.loseMap(ck)
+		p.loseMap(s.e.o.Name, ck)
 	}
 	p.beginEpoch(s.primary)
 	switch {
