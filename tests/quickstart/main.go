@@ -94,11 +94,12 @@ func describe(ctx context.Context, c *ktest.Cluster, bootstrap, group string) (s
 	if err != nil {
 		return "", err
 	}
-	table := "kafka-consumer-groups.sh --bootstrap-server " + bootstrap + " --describe --group " + group + "\n"
+	var table strings.Builder
+	fmt.Fprintf(&table, "kafka-consumer-groups.sh --bootstrap-server %s --describe --group %s\n", bootstrap, group)
 	for line := range strings.Lines(out) {
 		if strings.HasPrefix(line, "GROUP ") || strings.HasPrefix(line, group+" ") {
-			table += strings.TrimRight(line, " \n") + "\n"
+			fmt.Fprintln(&table, strings.TrimRight(line, " \n"))
 		}
 	}
-	return table, nil
+	return table.String(), nil
 }
