@@ -80,7 +80,7 @@ func checkClusters(ctx context.Context, d Deps, conf *config.Config) ([]prefligh
 		report, err := d.Preflight(ctx, preflight.Options{Source: source, Target: target, Replicator: preflight.Replicator{
 			Name: name, Include: r.Topics.Include, Filter: filter, Naming: r.Naming(),
 			Settings: r.TopicSettings, DeletedTopics: r.DeletedTopics, SessionTimeout: r.SessionTimeout.Std(), Delivery: r.Delivery,
-			Groups: groups, Replication: int16(conf.Clusters[r.Target].StateTopic.ReplicationFactor),
+			Groups: groups, ACLs: r.ACLs.Enabled, Quotas: r.Quotas, Replication: int16(conf.Clusters[r.Target].StateTopic.ReplicationFactor),
 		}})
 		if err != nil {
 			return nil, fmt.Errorf("check replicator %s: %w", name, err)

@@ -29,6 +29,8 @@ type Replicator struct {
 	Groups         *Groups          // nil: no consumer groups are carried
 	SessionTimeout time.Duration    // 0 means 6 s
 	Replication    int16            // of internal topics on the target where they are missing; 0 means 3, or the number of brokers if there are fewer
+	ACLs           bool             // access rules are carried over
+	Quotas         bool             // client quotas are
 	Delivery       dr.Delivery      // the least that will do; "" means exactly once
 }
 

@@ -285,6 +285,7 @@ func TestCheck_PermissionsOnRealKafka(t *testing.T) {
 	}
 	leftTheProbeOnly(t, dst)
 	t.Run("groups", func(t *testing.T) { groups(t, o, src, dst, targetLines) })
+	t.Run("rules", func(t *testing.T) { accessRules(t, o, src, dst) })
 	t.Run("reachability", func(t *testing.T) { reachability(t, o, src, dst) })
 	t.Run("settings", func(t *testing.T) { settings(t, src, dst) })
 	t.Run("oauthbearer", func(t *testing.T) { oauthBearer(t, o, dst) })
@@ -315,6 +316,54 @@ func groups(t *testing.T, o Options, src, dst side, targetLines []string) {
 	}
 	if topics, err := src.adm.ListTopics(t.Context(), "__consumer_offsets"); err != nil || topics.Has("__consumer_offsets") {
 		t.Errorf("the checks made __consumer_offsets on the source (%v)", err)
+	}
+}
+
+// accessRules gives what carrying access rules and quotas over needs, one command
+// of the documentation after the other.
+func accessRules(t *testing.T, o Options, src, dst side) {
+	o.Replicator.ACLs, o.Replicator.Quotas = true, true
+	lines := documented(t, "Access rules and client quotas", "BOOTSTRAP")
+	if len(lines) != 4 {
+		t.Fatalf("%d commands are documented", len(lines))
+	}
+	for i, s := range []side{src, dst, src, dst} {
+		lines[i] = strings.Replace(lines[i], "BOOTSTRAP", s.o.BootstrapServers[0], 1)
+	}
+	// The optional grant of the target's DescribeConfigs is there already.
+	for given := range len(lines) + 1 {
+		want := lines[given:]
+		deadline := time.Now().Add(20 * time.Second)
+		for {
+			r, err := Check(t.Context(), o)
+			if err != nil || !r.OK() {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			var got []string
+			for _, f := range r.Findings {
+				if f.Code == "access_rules_not_allowed" || f.Code == "quotas_not_allowed" {
+					got = append(got, f.Fix)
+				}
+			}
+			slices.SortFunc(got, func(a, b string) int { return slices.Index(lines, a) - slices.Index(lines, b) })
+			if slices.Equal(got, want) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("with %d commands (-want +got):\n%s", given, cmp.Diff(want, got))
+			}
+			pause(t.Context(), 100*time.Millisecond)
+		}
+		if given < len(lines) {
+			to := src.adm
+			if given%2 == 1 {
+				to = dst.adm
+			}
+			change(t, to, lines[given:given+1], "")
+		}
+	}
+	for i, line := range lines { // the checks behind this one start without
+		change(t, []*kadm.Client{src.adm, dst.adm}[i%2], []string{line}, "remove")
 	}
 }
 

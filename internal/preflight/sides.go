@@ -55,6 +55,9 @@ func (c *cluster) checkSource(ctx context.Context) {
 		c.found("no_topics", dr.SeverityInfo, c.subject(), "", "no topic is selected yet; those created later are found by themselves")
 	}
 	c.checkStateTopic(ctx, all)
+	if c.rep.ACLs || c.rep.Quotas {
+		c.checkRules(ctx, c.clusterOps(ctx))
+	}
 }
 
 // checkTarget looks at what is written there. src may not be connected; then
@@ -100,6 +103,7 @@ func (c *cluster) checkTarget(ctx context.Context, src *cluster) {
 	c.checkTransactionalID(ctx)
 	c.checkGroup(ctx)
 	c.checkGroups(ctx)
+	c.checkRules(ctx, clusterOps)
 	c.checkStateTopic(ctx, internal)
 	c.checkBrokerSettings(ctx)
 	c.checkRecordSizes(ctx, src, names)
