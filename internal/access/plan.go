@@ -66,17 +66,15 @@ type want struct {
 type planner struct {
 	view
 	wanted  map[dr.ACL]want
-	backed  map[dr.ACL]struct{} // the source has something like it that is not wanted: ours stays as it is
+	backed  map[dr.ACL]struct{} // the source has it and it is not selected, or never touched: ours stays as it is
+	shown   map[dr.ACL]struct{} // entries speak of it
 	changes []Change
 	entries []dr.ACLEntry
 }
 
 // plan returns what is to be done and what is known of every rule, sorted.
 func plan(v view) ([]Change, []dr.ACLEntry) {
-	p := &planner{view: v, wanted: map[dr.ACL]want{}, backed: map[dr.ACL]struct{}{}}
-	for _, a := range slices.SortedFunc(maps.Keys(v.source), compareACLs) {
-		p.read(a)
-	}
+	p := newPlanner(v)
 	for _, a := range slices.SortedFunc(maps.Keys(p.wanted), compareACLs) {
 		if w := p.wanted[a]; w.staged {
 			p.stage(a, w)
@@ -95,6 +93,15 @@ func plan(v view) ([]Change, []dr.ACLEntry) {
 	slices.SortStableFunc(p.entries, func(a, b dr.ACLEntry) int { return compareACLs(a.ACL, b.ACL) })
 	slices.SortStableFunc(p.changes, compareChanges)
 	return p.changes, p.entries
+}
+
+// newPlanner reads what the source asks for.
+func newPlanner(v view) *planner {
+	p := &planner{view: v, wanted: map[dr.ACL]want{}, backed: map[dr.ACL]struct{}{}, shown: map[dr.ACL]struct{}{}}
+	for _, a := range slices.SortedFunc(maps.Keys(v.source), compareACLs) {
+		p.read(a)
+	}
+	return p
 }
 
 // compareChanges orders changes so that at no moment more is allowed than before
@@ -128,39 +135,43 @@ func (p *planner) show(a dr.ACL, state dr.ACLState, reason string) {
 // read decides what one rule of the source asks for.
 func (p *planner) read(a dr.ACL) {
 	there := p.renamed(a)
+	apply, staged := expand(there)
+	if staged != nil {
+		apply = append(apply, *staged)
+	}
 	reason, state := p.never(a), dr.ACLNotCopied
-	path := []string{p.sourceID}
 	if reason == "" && has(p.fences, a) {
 		reason, state = "it was made by a fence", dr.ACLFence
 	}
 	if reason == "" {
-		path, reason = p.path(a)
-	}
-	if reason == "" {
 		reason = p.unselected(a)
 	}
-	apply, staged := expand(there)
 	if reason != "" {
 		for _, x := range apply {
-			p.backed[x] = struct{}{}
-		}
-		if staged != nil {
-			p.backed[*staged] = struct{}{}
-		}
-		if state == dr.ACLNotCopied && has(p.target, there) && p.concerns(there) && p.unselected(a) == "" {
-			p.show(there, dr.ACLSynced, reason) // as it should be, by whomever
-			return
+			p.backed[x], p.shown[x] = struct{}{}, struct{}{}
 		}
 		p.entries = append(p.entries, dr.ACLEntry{ACL: a, State: state, Reason: reason, OnSource: true, OnTarget: has(p.target, there)})
 		return
 	}
+	path, reason := p.path(a)
+	if reason != "" {
+		// It backs nothing: two replicators would back each other's rules for
+		// ever, after the client's own one is gone.
+		p.shown[there] = struct{}{}
+		if p.mine[there].Phase == PhaseMade {
+			return // see vanished
+		}
+		if has(p.target, there) {
+			p.show(there, dr.ACLSynced, reason) // as it should be, by whomever
+			return
+		}
+		p.entries = append(p.entries, dr.ACLEntry{ACL: a, State: state, Reason: reason, OnSource: true})
+		return
+	}
 	for _, x := range apply {
 		if w, ok := p.wanted[x]; !ok || len(path) < len(w.path) || x == there {
-			p.wanted[x] = want{path: path, from: there}
+			p.wanted[x] = want{path: path, from: there, staged: staged != nil && x == *staged}
 		}
-	}
-	if staged != nil {
-		p.wanted[*staged] = want{path: path, from: there, staged: true}
 	}
 }
 
@@ -267,8 +278,8 @@ func (p *planner) vanished(a dr.ACL, e Entry) {
 func (p *planner) foreign(a dr.ACL) {
 	e, known := p.mine[a]
 	switch {
-	case has(p.wanted, a), has(p.backed, a):
-		return // shown
+	case has(p.wanted, a), has(p.shown, a):
+		return
 	case known && (e.Phase == PhaseMade || e.Phase == PhaseRemoved):
 		return // ours, going
 	case has(p.shared, a), !p.concerns(a):

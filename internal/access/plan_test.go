@@ -233,6 +233,13 @@ func TestPlan(t *testing.T) {
 			},
 			states: []string{"SYNCED " + read},
 		},
+		"what is the clients' no more goes, although a replicator made it at the source again": {
+			source: []string{read}, target: []string{read}, change: func(v *view) {
+				v.made[rule(read)] = []Made{{"b-to-a", Entry{Phase: PhaseMade, Path: []string{"B"}}}}
+				v.mine[rule(read)] = entry(PhaseMade, time.Hour)
+			},
+			want: []string{"delete " + read}, states: []string{"VANISHED " + read},
+		},
 		"forward: all passes on what did not come through the target": {
 			source: []string{read, denied}, change: func(v *view) {
 				v.forwardAll = true

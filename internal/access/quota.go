@@ -93,12 +93,14 @@ func (e Entry) ours(value float64) bool {
 func planQuotas(v quotaView) ([]quotaChange, []dr.QuotaEntry) {
 	var changes []quotaChange
 	var entries []dr.QuotaEntry
-	keys := maps.Clone(v.source)
-	maps.Copy(keys, v.target)
-	for k := range v.mine {
-		if _, ok := keys[k]; !ok {
-			keys[k] = 0
+	keys := make(map[QuotaKey]struct{})
+	for _, values := range []map[QuotaKey]float64{v.source, v.target} {
+		for k := range values {
+			keys[k] = struct{}{}
 		}
+	}
+	for k := range v.mine {
+		keys[k] = struct{}{}
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(keys), compareQuotas) {
 		change, entry := v.one(k)
@@ -124,8 +126,9 @@ func (v quotaView) one(k QuotaKey) (*quotaChange, *dr.QuotaEntry) {
 		entry.Target = &have
 	}
 	path, reason := v.path(k, want)
+	foreign := wanted && reason != "" // a replicator set it at the source: it backs nothing, as with rules
 	if own := v.own(k); own != "" {
-		reason = own
+		reason, foreign = own, false
 	}
 	state := func(s dr.QuotaState, why string) *dr.QuotaEntry {
 		entry.State, entry.Reason = s, why
@@ -133,6 +136,8 @@ func (v quotaView) one(k QuotaKey) (*quotaChange, *dr.QuotaEntry) {
 	}
 	set := &quotaChange{Action: ActionCreate, Key: k, Value: want, Before: have, Path: path}
 	switch {
+	case foreign && there && known && mine.ours(have):
+		return &quotaChange{Action: ActionDelete, Key: k}, state(dr.QuotaVanished, reason)
 	case wanted && there && want == have:
 		return nil, state(dr.QuotaSynced, "")
 	case wanted && reason != "":

@@ -267,10 +267,7 @@ func (a *Access) confirmed(ctx context.Context, v view, changes []Change) ([]Cha
 		}
 		seen := v
 		seen.source = rules
-		p := &planner{view: seen, wanted: map[dr.ACL]want{}, backed: map[dr.ACL]struct{}{}}
-		for r := range rules {
-			p.read(r)
-		}
+		p := newPlanner(seen)
 		for r := range p.wanted {
 			asked[r] = struct{}{}
 		}
