@@ -140,7 +140,10 @@ func TestRound_TellsOnlyWhatChanged(t *testing.T) {
 	s.written = func(entries map[string]*Entry) { written += len(entries) }
 	var last dr.AccessStatus
 	keep, _ := keeper(t, s, a, b, func(o *Options) {
-		o.Changed = func(_ context.Context, st dr.AccessStatus) error { told, last = told+1, st; return errors.New("logged") }
+		o.Changed = func(_ context.Context, st dr.AccessStatus) error {
+			told, last = told+1, st
+			return errors.New("logged")
+		}
 	})
 	round(t, keep)
 	if written == 0 || told != 1 || last.Staged != 1 || last.Drift != 1 {
@@ -200,11 +203,13 @@ func TestEntry_ShapeIsFrozen(t *testing.T) {
 		key, json string
 	}{
 		{
-			Entry{ACL: &acl, Phase: PhaseMade, Path: []string{"A"}, At: at}, "acl/d25cf7bf7ae119242dffbe8d88f3ee12",
+			Entry{ACL: &acl, Phase: PhaseMade, Path: []string{"A"}, At: at},
+			"acl/d25cf7bf7ae119242dffbe8d88f3ee12",
 			`{"acl":{"resource_type":"TOPIC","pattern":"PREFIXED","name":"orders-","principal":"User:app","host":"*","operation":"READ","permission":"ALLOW"},"phase":"made","path":["A"],"at":"2026-01-02T03:04:05Z"}`,
 		},
 		{
-			Entry{Quota: &quota, Phase: PhaseRemoved, Value: 2.5, Before: 1000, At: at}, "quota/c47c06c0b45415b9f2f2eea134ffcb8a",
+			Entry{Quota: &quota, Phase: PhaseRemoved, Value: 2.5, Before: 1000, At: at},
+			"quota/c47c06c0b45415b9f2f2eea134ffcb8a",
 			`{"quota":{"entity":"[{\"type\":\"client-id\",\"name\":\"app\"},{\"type\":\"user\",\"name\":null}]","limit":"producer_byte_rate"},"phase":"removed","value":2.5,"before":1000,"at":"2026-01-02T03:04:05Z"}`,
 		},
 	} {

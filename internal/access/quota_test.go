@@ -14,7 +14,9 @@ func TestPlanQuotas(t *testing.T) {
 		return QuotaKey{entityText([]part{{"user", &name}}), "producer_byte_rate"}
 	}
 	app, own := user("app"), user("dr")
-	made := func(value, before float64) Entry { return Entry{Phase: PhaseMade, Value: value, Before: before, At: now} }
+	made := func(value, before float64) Entry {
+		return Entry{Phase: PhaseMade, Value: value, Before: before, At: now}
+	}
 	for name, c := range map[string]struct {
 		source, target map[QuotaKey]float64
 		mine           map[QuotaKey]Entry

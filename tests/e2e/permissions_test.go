@@ -13,9 +13,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// grantDocumented runs the commands of one section of docs/permissions.md, for
-// the user "client", with Kafka's own tool.
-func (s *side) grantDocumented(section string) {
+// grantDocumented runs the commands of one section of docs/permissions.md that
+// are for the named cluster, for the user "client", with Kafka's own tool.
+func (s *side) grantDocumented(section, cluster string) {
 	s.t.Helper()
 	raw, err := os.ReadFile("../../docs/permissions.md")
 	if err != nil {
@@ -33,8 +33,12 @@ func (s *side) grantDocumented(section string) {
 		if len(words) == 0 || words[0] != "kafka-acls.sh" {
 			continue
 		}
+		bootstrap := slices.Index(words, "--bootstrap-server") + 1
+		if !strings.HasPrefix(words[bootstrap], cluster+"-") {
+			continue
+		}
 		n++
-		words[slices.Index(words, "--bootstrap-server")+1] = s.BootstrapServers()[0]
+		words[bootstrap] = s.BootstrapServers()[0]
 		words[slices.Index(words, "admin.properties")] = admin
 		words[slices.Index(words, "User:dr")] = "User:" + s.Auth().ClientUser
 		if out, err := s.Tool(s.t.Context(), "org.apache.kafka.tools.AclCommand", words[1:]...); err != nil {
@@ -89,7 +93,7 @@ func TestServe_WithTheDocumentedPermissionsOnly(t *testing.T) {
 	file := func(listen string) string {
 		return writeFile(t, dir, listen[strings.LastIndexByte(listen, ':')+1:]+".yaml",
 			"clusters:\n"+primary.asClient("primary")+secondary.asClient("secondary")+fmt.Sprintf(`replicators:
-  %s: {source: primary, target: secondary, topics: {include: ["orders.*"]}, groups: {include: ["orders.*"], sync_interval: 1s}}
+  %s: {source: primary, target: secondary, topics: {include: ["orders.*"]}, groups: {include: ["orders.*"], sync_interval: 1s}, acls: {interval: 1s}}
 api: {listen: %q}
 `, name, listen))
 	}
@@ -98,8 +102,8 @@ api: {listen: %q}
 	if exit, stdout, _ := run(t, bin, "config", "check", fileA, "--connect"); exit == 0 || !strings.Contains(stdout, "kafka-acls.sh") {
 		t.Errorf("config check without any permission: exit %d\n%s", exit, stdout)
 	}
-	primary.grantDocumented("Source")
-	secondary.grantDocumented("Target")
+	primary.grantDocumented("Source", "primary")
+	secondary.grantDocumented("Target", "secondary")
 	eventually(t, 20*time.Second, func() error { // brokers learn of it a moment later
 		// The note about the brokers' settings is of the optional grant.
 		if exit, stdout, stderr := run(t, bin, "config", "check", fileA, "--connect", "-o", "json"); exit != 0 || strings.Count(stdout, `"missing_grants": []`) != 2 {
@@ -132,6 +136,7 @@ api: {listen: %q}
 	primary.write("orders-a", "f", 40, 2)
 	t.Logf("equal %v after kill -9 of a worker", awaitEqual(t, primary, secondary, "orders-a", 290, 40*time.Second))
 	b.awaitState(name, dr.ReplicatorRunning, 20*time.Second)
+	rulesFollow(t, bin, b, primary, secondary)
 	if err := b.stop(20 * time.Second); err != nil {
 		t.Error(err)
 	}
@@ -177,6 +182,42 @@ func groupsFollow(t *testing.T, bin string, w *worker, primary, secondary *side)
 	}
 	if got, err := secondary.adm.FetchOffsets(t.Context(), "private-app"); err != nil || len(got) > 0 {
 		t.Errorf("the target has %+v (%v)", got, err)
+	}
+}
+
+// rulesFollow makes access rules at the source, gives the replicator what it
+// needs to carry them over, and waits for them.
+func rulesFollow(t *testing.T, bin string, w *worker, primary, secondary *side) {
+	t.Helper()
+	rules := kadm.NewACLs().Topics("orders-a").ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpRead, kadm.OpWrite).Allow("User:app").AllowHosts("*")
+	if _, err := primary.adm.CreateACLs(t.Context(), rules); err != nil {
+		t.Fatal(err)
+	}
+	diff := []string{"acl", "diff", "--server", w.url, "--replicator", name, "--exit-code"}
+	if exit, stdout, stderr := run(t, bin, diff...); exit != 0 || !strings.Contains(stdout, "NOT_AUTHORIZED") || !strings.Contains(stdout, "--operation Describe --cluster") {
+		t.Errorf("without permission: exit %d\n%s%s", exit, stdout, stderr)
+	}
+	primary.grantDocumented("Access rules and client quotas", "primary")
+	secondary.grantDocumented("Access rules and client quotas", "secondary")
+	t.Logf("rules followed after %v", eventually(t, 30*time.Second, func() error {
+		exit, stdout, stderr := run(t, bin, append(diff, "--all")...)
+		if exit != 0 || !strings.Contains(stdout, "SYNCED ") || !strings.Contains(stdout, "STAGED ") {
+			return fmt.Errorf("exit %d\n%s%s", exit, stdout, stderr)
+		}
+		return nil
+	}))
+	var ops []string
+	there, err := secondary.adm.DescribeACLs(t.Context(), rules)
+	for _, r := range there {
+		for _, d := range r.Described {
+			ops = append(ops, d.Operation.String())
+		}
+	}
+	if err != nil || !slices.Equal(ops, []string{"READ"}) {
+		t.Errorf("the target allows %v (%v), want READ alone", ops, err)
+	}
+	if exit, stdout, stderr := run(t, bin, "topic", "diff", "--server", w.url, "--replicator", name, "--exit-code"); exit != 0 {
+		t.Errorf("topic diff: exit %d\n%s%s", exit, stdout, stderr)
 	}
 }
 
