@@ -166,11 +166,11 @@ func (r *run) impostor(f Fault) {
 				if err == nil {
 					err = kerr.ErrorForCode(resp.ErrorCode)
 				}
-				if !errors.Is(err, kerr.ConcurrentTransactions) || ctx.Err() != nil {
-					if err != nil {
-						return fmt.Errorf("take the epoch of %s: %w", id, err)
-					}
+				if err == nil {
 					break
+				}
+				if _, refused := errors.AsType[*kerr.Error](err); ctx.Err() != nil || refused && !kerr.IsRetriable(err) {
+					return fmt.Errorf("take the epoch of %s: %w", id, err)
 				}
 				time.Sleep(50 * time.Millisecond)
 			}
