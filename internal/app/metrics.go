@@ -191,7 +191,7 @@ const maxGroupSeries = 1000
 
 func (c *collector) collectGroups(ch chan<- prometheus.Metric, r source) {
 	st, leads := r.groups()
-	for _, class := range slices.Sorted(maps.Keys(st.Failures)) {
+	for _, class := range groups.Classes() { // a class that has not failed counts 0, so that the first failure is a change
 		c.send(ch, mGroupFails, float64(st.Failures[class]), r.name, class)
 	}
 	// The rest is of the whole replicator, and only who carries the groups knows it.
