@@ -4,10 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/ktest"
@@ -126,5 +129,80 @@ func checkQuestions(t *testing.T, s *service) {
 	}
 	if _, err := s.AdoptGroup(t.Context(), "east-west", "app"); dr.CodeOf(err) != dr.CodeConflict {
 		t.Errorf("adopt although nothing is held: %v", err)
+	}
+}
+
+// TestGroups_ARefusedCommitIsShownByEveryWorker lets the target refuse the commits
+// for a group: both workers must say so, also the one that does not try.
+func TestGroups_ARefusedCommitIsShownByEveryWorker(t *testing.T) {
+	t.Parallel()
+	east, west := ktest.FakeCluster(t, ktest.FakeOptions{Topics: map[string]int32{"orders": 1}}), ktest.FakeCluster(t, ktest.FakeOptions{})
+	source, err := kgo.NewClient(east.ClientOptions()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(source.Close)
+	if err := source.ProduceSync(t.Context(), &kgo.Record{Topic: "orders", Value: []byte("x")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	var refuse atomic.Bool
+	refuse.Store(true)
+	west.ControlKey(int16(kmsg.OffsetCommit), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		west.KeepControl()
+		r, ok := req.(*kmsg.OffsetCommitRequest)
+		if !ok || r.Group != "app" || !refuse.Load() {
+			return nil, nil, false
+		}
+		resp := r.ResponseKind().(*kmsg.OffsetCommitResponse)
+		for _, rt := range r.Topics {
+			st := kmsg.NewOffsetCommitResponseTopic()
+			st.Topic, st.TopicID = rt.Topic, rt.TopicID
+			for _, rp := range rt.Partitions {
+				sp := kmsg.NewOffsetCommitResponseTopicPartition()
+				sp.Partition, sp.ErrorCode = rp.Partition, kerr.GroupAuthorizationFailed.Code
+				st.Partitions = append(st.Partitions, sp)
+			}
+			resp.Topics = append(resp.Topics, st)
+		}
+		return resp, nil, true
+	})
+	var o kadm.Offsets
+	o.AddOffset("orders", 0, 1, -1)
+	if err := kadm.NewClient(source).CommitAllOffsets(t.Context(), "app", o); err != nil {
+		t.Fatal(err)
+	}
+	var workers []*App
+	for id := range 2 {
+		a, _, _ := start(t, fmt.Sprintf(`worker_id: w%d
+clusters:
+  east: {bootstrap_servers: [%q]}
+  west: {bootstrap_servers: [%q]}
+replicators:
+  east-west: {source: east, target: west, groups: {sync_interval: 500ms}}
+api: {listen: "127.0.0.1:0"}
+`, id, east.BootstrapServers()[0], west.BootstrapServers()[0]))
+		workers = append(workers, a)
+	}
+	for _, a := range workers {
+		s := &service{a.replicators}
+		eventually(t, func() error {
+			st, err := s.Group(t.Context(), "east-west", "app")
+			_, leads := a.replicators[0].groupStats()
+			if err == nil && (st.State != dr.GroupFailed || leads && !strings.Contains(st.Reason, "GROUP_AUTHORIZATION_FAILED")) {
+				err = fmt.Errorf("leads %t: %+v", leads, st)
+			}
+			return err
+		})
+	}
+	refuse.Store(false)
+	for _, a := range workers {
+		s := &service{a.replicators}
+		eventually(t, func() error {
+			st, err := s.Group(t.Context(), "east-west", "app")
+			if err == nil && (st.State != dr.GroupSynced || st.Partitions[0].TargetOffset != 1) {
+				err = fmt.Errorf("%+v", st)
+			}
+			return err
+		})
 	}
 }

@@ -48,6 +48,7 @@ type survey struct {
 	target    map[string]listed
 	pages     map[string][]*page // of our replicator, by group
 	topics    map[string]*topicView
+	failed    map[string]string // by group: why the last round of this worker could not write it
 }
 
 // groupView is one group.
@@ -55,6 +56,7 @@ type groupView struct {
 	name           string
 	source, target listed
 	err            error // why nothing is known of it on one of the clusters
+	sourceErr      error // the same, of the source alone
 	stop           bool  // nothing may be written because of that
 	entries        []entry
 }
@@ -306,8 +308,15 @@ func (s *survey) remembered(topic string) (id [16]byte) {
 // assemble makes the entries of a group: one for each partition that has a commit
 // at the source or a memory.
 func (s *survey) assemble(g *groupView, source, target commits) {
-	g.err = errors.Join(g.err, source.err, target.err)
-	g.stop = g.stop || target.err != nil
+	if g.sourceErr = source.err; source.err != nil {
+		g.sourceErr = fmt.Errorf("source cluster: %w", source.err)
+	}
+	targetErr := target.err
+	if targetErr != nil {
+		targetErr = fmt.Errorf("target cluster: %w", targetErr)
+	}
+	g.err = errors.Join(g.err, g.sourceErr, targetErr)
+	g.stop = g.stop || targetErr != nil
 	have := map[placeName]struct{}{}
 	add := func(topic string, partition int32, c commit) {
 		k := placeName{topic, partition}
@@ -333,7 +342,7 @@ func (s *survey) assemble(g *groupView, source, target commits) {
 	}
 	for i := range g.entries {
 		e := &g.entries[i]
-		e.problem = cmp.Or(e.view.problem, e.committed.err, otherLife(e.committed, e.view.sourceID, "source"))
+		e.problem = cmp.Or(targetErr, e.view.problem, e.committed.err, otherLife(e.committed, e.view.sourceID, "source"))
 		if c := present[placeName{e.view.target, e.key.partition}]; c != nil {
 			e.present = c.offset
 			e.problem = cmp.Or(e.problem, c.err, otherLife(*c, e.view.targetID, "target"))
@@ -377,7 +386,7 @@ func (s *survey) facts(g *groupView, e *entry, w *paths) facts {
 	d, tv := s.d, e.view
 	f := facts{
 		source: tv.sourceLog, target: tv.targetLog,
-		asked: s.sourceErr == nil && g.err == nil, committed: e.committed.offset, metadata: e.committed.metadata, sourceEmpty: g.source.empty(),
+		asked: s.sourceErr == nil && g.sourceErr == nil, committed: e.committed.offset, metadata: e.committed.metadata, sourceEmpty: g.source.empty(),
 		present: e.present, active: g.target.hasMembers(), replicated: w.replicated,
 		sourceInto: w.sourceInto, targetInto: w.targetInto, back: w.back, deleted: d.o.Deleted, renewAfter: d.renewAfter,
 	}

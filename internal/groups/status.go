@@ -64,6 +64,9 @@ func (s *survey) status(g *groupView) dr.GroupStatus {
 			continue // only other lives of the topic are remembered
 		}
 		p := e.status()
+		if why, ok := s.failed[g.name]; ok && e.refused() {
+			p.Reason = why
+		}
 		st.Partitions = append(st.Partitions, p)
 		if rank(p.State) > rank(st.State) {
 			st.State, st.Reason = p.State, p.Reason
@@ -71,7 +74,7 @@ func (s *survey) status(g *groupView) dr.GroupStatus {
 		st.SourceLag += max(0, p.SourceLag)
 		st.TargetLag += max(0, p.TargetLag)
 		st.ReadAgain += p.ReadAgain
-		if e.own != nil {
+		if e.own != nil && e.own.written == e.present {
 			newest = max(newest, e.own.atMs)
 		}
 	}
@@ -115,6 +118,9 @@ func (e *entry) status() dr.GroupPartition {
 	}
 	if e.problem != nil {
 		p.State, p.Reason, p.TranslatedOffset = dr.GroupFailed, e.problem.Error(), none
+	} else if e.refused() {
+		p.State = dr.GroupFailed
+		p.Reason = fmt.Sprintf("offset %d was to be committed, and is not there: the log of the worker that carries the groups says why", e.own.written)
 	}
 	if end, ok := tv.sourceEnds[e.key.partition]; ok && end >= 0 {
 		if p.SourceEndOffset = end; p.SourceOffset >= 0 {
@@ -130,6 +136,13 @@ func (e *entry) status() dr.GroupPartition {
 		p.Distance = p.TranslatedOffset - p.TargetOffset
 	}
 	return p
+}
+
+// refused reports whether a round before this look remembered a commit that is
+// not there: the target did not take it, or the worker ended in between.
+func (e *entry) refused() bool {
+	return e.decision.act == actCommit && e.present != e.decision.keep.written &&
+		e.own != nil && e.own.written != e.present && e.own.before == e.present
 }
 
 // members returns who is in groups of the target, as "client id (host)".

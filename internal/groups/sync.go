@@ -23,6 +23,7 @@ type Sync struct {
 		stats   Stats
 		problem error
 		told    map[string]dr.GroupState // by group: the states that the log knows of
+		failed  map[string]string        // by group: why the last round could not write it; replaced, never changed
 	}
 }
 
@@ -109,7 +110,7 @@ func (s *Sync) askRetention(ctx context.Context) {
 func (s *Sync) round(ctx context.Context) error {
 	next := Stats{States: map[dr.GroupState]int{}}
 	failures := map[string]uint64{}
-	states := map[string]dr.GroupState{}
+	states, failed := map[string]dr.GroupState{}, map[string]string{}
 	err := s.carry.round(ctx, false, func(v *survey, g *groupView) {
 		st := v.status(g)
 		next.Groups++
@@ -119,7 +120,10 @@ func (s *Sync) round(ctx context.Context) error {
 			failures[classOf(e)]++
 		}
 		for i := range g.entries {
-			if e := &g.entries[i]; e.problem == nil && e.decision.act == actCommit && e.present == e.decision.keep.written {
+			switch e := &g.entries[i]; {
+			case e.problem != nil:
+				failed[g.name] = e.problem.Error()
+			case e.decision.act == actCommit && e.present == e.decision.keep.written:
 				next.Commits++
 			}
 		}
@@ -138,6 +142,7 @@ func (s *Sync) round(ctx context.Context) error {
 		s.mu.stats.Failures[class] += n
 	}
 	s.mu.stats.Commits += next.Commits
+	s.mu.failed = failed
 	if err != nil {
 		return err
 	}
@@ -239,6 +244,9 @@ func (s *Sync) Look(ctx context.Context, only ...string) ([]dr.GroupStatus, erro
 	if err != nil {
 		return nil, surfaceError("look at the groups", err)
 	}
+	s.mu.Lock()
+	v.failed = s.mu.failed
+	s.mu.Unlock()
 	out := []dr.GroupStatus{}
 	err = v.each(ctx, func(views []*groupView) error {
 		v.ends(ctx, views)
