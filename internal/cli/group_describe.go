@@ -28,7 +28,8 @@ of the source, as kafka-consumer-groups.sh shows them. Then:
   TARGET-OFFSET  what is committed on the target
   TARGET-LAG     from there to the end of the target's log
   TRANSLATED     what the source's position is on the target
-  DISTANCE       TRANSLATED - TARGET-OFFSET; 0: the target is where the source is
+  DISTANCE       TRANSLATED - TARGET-OFFSET; 0: the target is where the source is;
+                 above 0 with SYNCED: the next round writes it
   BLOCKED-BY     members of the group on the target: its position is not touched
 
 Below are the commands to choose from, where something needs a decision. Exit code 5:
