@@ -181,20 +181,27 @@ func TestServe_SecondSignalEndsAtOnce(t *testing.T) {
 }
 
 // TestServe_BothWays runs both directions in one worker, with one file for both,
-// under the same topic name.
+// under the same topic name. A group begins on the primary, moves to the secondary
+// in the middle, and back.
 func TestServe_BothWays(t *testing.T) {
 	bin := binary(t)
 	primary, secondary := newSide(t, ktest.Newest), newSide(t, ktest.Oldest)
 	primary.create("orders", 2)
 	listen := ktest.FreeAddress(t)
-	text := strings.Replace(oneWay(primary, secondary, listen), "replicators:\n", "replicators:\n  secondary-to-primary: {source: secondary, target: primary}\n", 1)
+	const back = "secondary-to-primary"
+	text := strings.Replace(oneWay(primary, secondary, listen), "replicators:\n", "replicators:\n  "+back+": {source: secondary, target: primary}\n", 1)
 	w := serve(t, bin, writeFile(t, t.TempDir(), "a.yaml", text), listen)
 	w.awaitState(name, dr.ReplicatorRunning, 30*time.Second)
-	w.awaitState("secondary-to-primary", dr.ReplicatorRunning, 30*time.Second)
-	primary.write("orders", "p", 100, 2)
+	w.awaitState(back, dr.ReplicatorRunning, 30*time.Second)
+	written := primary.write("orders", "p", 100, 2)
 	eventually(t, 20*time.Second, func() error { return holds(secondary, "orders", 100) })
-	secondary.write("orders", "s", 100, 2)
+	there := primary.consume("app", "orders", 60)
+	w.awaitGroup(name, "app")
+	written = append(written, secondary.write("orders", "s", 100, 2)...)
+	moved := secondary.consume("app", "orders", 90)
 	eventually(t, 20*time.Second, func() error { return holds(primary, "orders", 200) })
+	w.awaitGroup(back, "app")
+	readOnce(t, written, there, moved, primary.consume("app", "orders", 1000))
 	time.Sleep(2 * time.Second) // what circulates would show by now
 	for _, s := range []*side{primary, secondary} {
 		if err := holds(s, "orders", 200); err != nil {
