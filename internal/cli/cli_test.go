@@ -490,7 +490,7 @@ func TestConfigCheckListsEverything(t *testing.T) {
 func TestConfigCheckConnectJudgesTheFindings(t *testing.T) {
 	s := newSession(t)
 	file := filepath.Join(t.TempDir(), "a.yaml")
-	body := "clusters:\n  east: {bootstrap_servers: [\"127.0.0.1:9092\"]}\n  west: {bootstrap_servers: [\"127.0.0.1:9093\"]}\nreplicators:\n  east-west: {source: east, target: west}\n  west-east: {source: west, target: east}\n"
+	body := "clusters:\n  east: {bootstrap_servers: [\"127.0.0.1:9092\"]}\n  west: {bootstrap_servers: [\"127.0.0.1:9093\"]}\nreplicators:\n  east-west: {source: east, target: west, groups: {include: [\"app\"], deleted: follow}}\n  west-east: {source: west, target: east, groups: {enabled: false}}\n"
 	if err := os.WriteFile(file, []byte(body), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -511,7 +511,11 @@ func TestConfigCheckConnectJudgesTheFindings(t *testing.T) {
 	} {
 		var asked []string
 		s.deps.Preflight = func(_ context.Context, o preflight.Options) (preflight.Report, error) {
-			asked = append(asked, o.Replicator.Name+" "+o.Source.Name+" "+o.Target.BootstrapServers[0])
+			groups := "none"
+			if g := o.Replicator.Groups; g != nil {
+				groups = fmt.Sprintf("%v %s", g.Include, g.Deleted)
+			}
+			asked = append(asked, o.Replicator.Name+" "+o.Source.Name+" "+o.Target.BootstrapServers[0]+" "+groups)
 			return preflight.Report{
 				Replicator: o.Replicator.Name, Findings: tc.findings,
 				Source: preflight.ClusterReport{Name: o.Source.Name, ClusterID: "c-1", Topics: 3, Brokers: []preflight.BrokerReport{
@@ -524,7 +528,7 @@ func TestConfigCheckConnectJudgesTheFindings(t *testing.T) {
 			t.Errorf("%s: exit %d, %s", name, code, stdout)
 		}
 		if tc.err == nil {
-			if d := cmp.Diff([]string{"east-west east 127.0.0.1:9093", "west-east west 127.0.0.1:9092"}, asked); d != "" {
+			if d := cmp.Diff([]string{"east-west east 127.0.0.1:9093 [app] follow", "west-east west 127.0.0.1:9092 none"}, asked); d != "" {
 				t.Errorf("%s: %s", name, d)
 			}
 			if !strings.Contains(stdout, "east-west   source  east     c-1         1 of 2   v4.4") {
