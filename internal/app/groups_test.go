@@ -206,3 +206,52 @@ api: {listen: "127.0.0.1:0"}
 		})
 	}
 }
+
+// TestGroups_TheSourceIsDead asks for a group whose source is gone: it is told
+// from what is remembered on the target.
+func TestGroups_TheSourceIsDead(t *testing.T) {
+	t.Parallel()
+	east, west := ktest.FakeCluster(t, ktest.FakeOptions{Topics: map[string]int32{"orders": 1}}), ktest.FakeCluster(t, ktest.FakeOptions{})
+	source, err := kgo.NewClient(east.ClientOptions()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(source.Close)
+	if err := source.ProduceSync(t.Context(), &kgo.Record{Topic: "orders", Value: []byte("x")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	var o kadm.Offsets
+	o.AddOffset("orders", 0, 1, -1)
+	if err := kadm.NewClient(source).CommitAllOffsets(t.Context(), "app", o); err != nil {
+		t.Fatal(err)
+	}
+	a, _, _ := start(t, fmt.Sprintf(`clusters:
+  east: {bootstrap_servers: [%q]}
+  west: {bootstrap_servers: [%q]}
+replicators:
+  east-west: {source: east, target: west, groups: {sync_interval: 500ms}}
+api: {listen: "127.0.0.1:0"}
+`, east.BootstrapServers()[0], west.BootstrapServers()[0]))
+	s := &service{a.replicators}
+	await := func(what string, good func(dr.GroupStatus) bool) {
+		t.Helper()
+		eventually(t, func() error {
+			st, err := s.Group(t.Context(), "east-west", "app")
+			if err == nil && !good(st) {
+				err = fmt.Errorf("%s: %+v", what, st)
+			}
+			return err
+		})
+	}
+	await("alive", func(st dr.GroupStatus) bool { return st.State == dr.GroupSynced && st.Partitions[0].TargetOffset == 1 })
+	east.Close()
+	await("dead", func(st dr.GroupStatus) bool {
+		return strings.Contains(st.Reason, "can't be reached") && st.SourceLag == -1 && len(st.Partitions) == 1 && st.Partitions[0].TargetOffset == 1
+	})
+	eventually(t, func() error {
+		if st := a.replicators[0].status(); !strings.Contains(st.Reason, "consumer groups are not carried in full") {
+			return fmt.Errorf("reason %q", st.Reason)
+		}
+		return nil
+	})
+}

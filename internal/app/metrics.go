@@ -211,9 +211,11 @@ func (c *collector) collectGroups(ch chan<- prometheus.Metric, r source) {
 			continue
 		}
 		shown[name] = true
-		c.send(ch, mGroupLag, float64(l.Source), r.name, name, "source")
+		if l.Source >= 0 { // else it is not known
+			c.send(ch, mGroupLag, float64(l.Source), r.name, name, "source")
+			c.send(ch, mGroupMax, float64(l.SourceMax), r.name, name, "source")
+		}
 		c.send(ch, mGroupLag, float64(l.Target), r.name, name, "target")
-		c.send(ch, mGroupMax, float64(l.SourceMax), r.name, name, "source")
 		c.send(ch, mGroupMax, float64(l.TargetMax), r.name, name, "target")
 	}
 	c.send(ch, mGroupRest, float64(len(st.Lags)-len(shown)), r.name)

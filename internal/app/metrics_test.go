@@ -51,7 +51,7 @@ func sample() *collector {
 	}
 	carried := groups.Stats{
 		Groups: 2, States: map[dr.GroupState]int{dr.GroupSynced: 1, dr.GroupFailed: 1}, Failures: map[string]uint64{"refused": 3}, CompleteAt: time.Now().Add(-time.Hour),
-		Lags: []groups.Lag{{Group: "app", Source: 7, Target: 5, SourceMax: 4, TargetMax: 5}, {Group: "other"}},
+		Lags: []groups.Lag{{Group: "app", Source: 7, Target: 5, SourceMax: 4, TargetMax: 5}, {Group: "other"}, {Group: "unknown", Source: -1, Target: 1, TargetMax: 1}},
 	}
 	return collectorOf([]source{{
 		name: "east-west", clusters: []string{"east", "west"},
@@ -97,8 +97,10 @@ func TestMetrics_SayWhatTheStatusSays(t *testing.T) {
 		"anabranch_consumer_groups [east-west SYNCED] 1",
 		"anabranch_group_lag [app east-west source] 7",
 		"anabranch_group_lag [app east-west target] 5",
+		"anabranch_group_lag [unknown east-west target] 1",
 		"anabranch_group_max_offset_lag [app east-west source] 4",
 		"anabranch_group_max_offset_lag [app east-west target] 5",
+		"anabranch_group_max_offset_lag [unknown east-west target] 1",
 		"anabranch_group_sync_age_seconds [east-west] true",
 		"anabranch_group_sync_failures_total [refused east-west] 3",
 		"anabranch_message_lag [east-west orders] 7",

@@ -78,6 +78,9 @@ func (s *survey) status(g *groupView) dr.GroupStatus {
 			newest = max(newest, e.own.atMs)
 		}
 	}
+	if s.sourceErr != nil || g.sourceErr != nil {
+		st.SourceLag = none
+	}
 	if newest > 0 {
 		st.SyncedAt = time.UnixMilli(newest)
 	}
