@@ -7,13 +7,11 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/anabranch/anabranch/internal/dr"
-	"github.com/anabranch/anabranch/internal/kclient"
 )
 
 const minRetry = time.Second // first pause after a failed round, doubled up to the interval
@@ -208,35 +206,64 @@ func (a *Access) Status() dr.AccessStatus {
 func (a *Access) Failures() uint64 { return a.failures.Load() }
 
 // Diff compares both clusters anew and changes nothing. What cannot be read is a
-// part's state; the error is one of ctx only.
+// part's state, and then the rules are those that were staged before; the error is
+// one of ctx only.
 func (a *Access) Diff(ctx context.Context) (dr.AccessDiff, error) {
-	d := dr.AccessDiff{
-		Replicator: a.o.Replicator, ACLs: a.first(a.o.ACLs), Quotas: a.first(a.o.Quotas),
-		Rules: []dr.ACLEntry{}, Limits: []dr.QuotaEntry{}, Scram: []dr.ScramUser{},
-	}
+	d := dr.AccessDiff{Replicator: a.o.Replicator, ACLs: a.first(a.o.ACLs), Quotas: a.first(a.o.Quotas)}
+	var wg sync.WaitGroup // a cluster that is gone is waited for once
 	if a.o.ACLs == Carry {
-		v, err := a.readACLs(ctx)
-		if d.ACLs = partOf(err); err == nil {
-			_, d.Rules = plan(v)
-		}
+		wg.Go(func() { a.diffACLs(ctx, &d) })
 	}
 	if a.o.Quotas == Carry {
-		v, err := a.readQuotas(ctx)
-		if d.Quotas = partOf(err); err == nil {
-			_, d.Limits = planQuotas(v)
+		wg.Go(func() {
+			v, err := a.readQuotas(ctx)
+			if d.Quotas = partOf(err); err == nil {
+				_, d.Limits = planQuotas(v)
+			}
+		})
+	}
+	wg.Go(func() {
+		var err error
+		d.Scram, err = a.scram(ctx)
+		d.Credentials = partOf(err)
+	})
+	wg.Wait()
+	return d, ctx.Err()
+}
+
+// diffACLs fills what the diff says of rules.
+func (a *Access) diffACLs(ctx context.Context, d *dr.AccessDiff) {
+	v, err := a.readACLs(ctx)
+	if d.ACLs = partOf(err); err == nil {
+		_, d.Rules = plan(v)
+	} else if d.Rules, err = a.stagedBefore(); err != nil {
+		d.ACLs.Reason += "; " + err.Error()
+	}
+	for i, e := range d.Rules {
+		if e.State == dr.ACLStaged || e.State == dr.ACLHeld {
+			d.Rules[i].Command = ruleCommand(a.o.Target.Reach, e.ACL)
 		}
 	}
-	scram, err := a.scram(ctx)
-	if d.Credentials = partOf(err); err == nil {
-		d.Scram = scram
+}
+
+// stagedBefore returns what was staged when the source could be read last: it is
+// wanted most when the source is lost.
+func (a *Access) stagedBefore() ([]dr.ACLEntry, error) {
+	all, err := a.o.Ledger.Target()
+	if err != nil {
+		return nil, fmt.Errorf("read what is staged: %w", err)
 	}
-	if d.Rules == nil {
-		d.Rules = []dr.ACLEntry{}
+	var mine []Entry
+	for _, m := range all {
+		if m.Replicator == a.o.Replicator {
+			mine = append(mine, m.Entry)
+		}
 	}
-	if d.Limits == nil {
-		d.Limits = []dr.QuotaEntry{}
+	var out []dr.ACLEntry
+	for _, rule := range Staged(mine) {
+		out = append(out, dr.ACLEntry{ACL: rule, State: dr.ACLStaged, Reason: "it was staged before", OnSource: true})
 	}
-	return d, ctx.Err()
+	return out, nil
 }
 
 // scram returns the users whose SCRAM credentials the target lacks.
@@ -263,18 +290,6 @@ func (a *Access) scram(ctx context.Context) ([]dr.ScramUser, error) {
 		out = append(out, dr.ScramUser{User: user, Mechanisms: missing, Hint: scramCommand(a.o.Target.Reach, user, missing)})
 	}
 	return out, nil
-}
-
-// scramCommand returns the kafka-configs.sh command that makes credentials.
-func scramCommand(target kclient.Options, user string, mechanisms []string) string {
-	var credentials []string
-	for _, m := range mechanisms {
-		credentials = append(credentials, m+"=[password=<password>]")
-	}
-	return strings.Join([]string{
-		"kafka-configs.sh", "--bootstrap-server", kclient.QuoteShell(target.BootstrapServers[0]), "--command-config", "admin.properties",
-		"--alter", "--entity-type", "users", "--entity-name", kclient.QuoteShell(user), "--add-config", kclient.QuoteShell(strings.Join(credentials, ",")),
-	}, " ")
 }
 
 // refusals remembers what the target said no to. Its zero value is empty.

@@ -72,6 +72,33 @@ func TestRound_ABrokerThatLagsBehindTakesNothingAway(t *testing.T) {
 	}
 }
 
+// TestRound_ARuleThatOneBrokerShowsIsNotMade makes two of three brokers of the
+// target not know of a rule that somebody has just made there.
+func TestRound_ARuleThatOneBrokerShowsIsNotMade(t *testing.T) {
+	t.Parallel()
+	const read = "ALLOW User:app READ TOPIC orders"
+	b, a, target, _ := fakes(t) // the other way round: three brokers on the target
+	a.make(t, read)
+	b.make(t, read)
+	var lag atomic.Bool
+	lag.Store(true)
+	target.ControlKey(int16(kmsg.DescribeACLs), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		target.KeepControl()
+		return req.ResponseKind(), nil, lag.Load() && target.CurrentNode() != 1
+	})
+	keep, ledger := keeper(t, newStore(), a, b, nil)
+	for range 6 {
+		round(t, keep)
+	}
+	if list := ledger.mine(t); len(list) > 0 {
+		t.Errorf("counts as ours: %+v", list)
+	}
+	lag.Store(false)
+	a.remove(t, read)
+	round(t, keep)
+	b.want(t, read)
+}
+
 // TestRound_ARefusedRuleIsNotOurs has the target refuse a rule, which somebody
 // then makes by hand: it stays when it goes at the source.
 func TestRound_ARefusedRuleIsNotOurs(t *testing.T) {
@@ -127,6 +154,45 @@ func TestRound_ARefusedRuleIsNotOurs(t *testing.T) {
 	a.remove(t, refused, fine)
 	round(t, keep)
 	b.want(t, refused)
+}
+
+// TestDiff_KnowsWhatIsStagedWhenTheSourceIsLost asks once the source is gone.
+func TestDiff_KnowsWhatIsStagedWhenTheSourceIsLost(t *testing.T) {
+	t.Parallel()
+	const read, write = "ALLOW User:app READ TOPIC orders", "ALLOW User:app WRITE TOPIC orders"
+	a, b, source, _ := fakes(t)
+	a.make(t, read, write)
+	s := newStore()
+	keep, _ := keeper(t, s, a, b, nil)
+	round(t, keep)
+	source.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
+		source.KeepControl()
+		return nil, errors.New("gone"), true
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	diff, _ := keep.Diff(ctx)
+	want := []string{"STAGED " + write}
+	if d := cmp.Diff(want, entriesText(diff.Rules)); d != "" || diff.ACLs.State != dr.AccessFailed || !strings.Contains(diff.Rules[0].Command, "--operation Write --topic orders") {
+		t.Errorf("%+v (-want +got):\n%s", diff, d)
+	}
+	if keep.Round(t.Context()); len(Staged(ledgerEntries(t, s, b))) != 1 {
+		t.Error("a round without the source forgot what is staged")
+	}
+}
+
+// ledgerEntries returns what replicators keep about an end.
+func ledgerEntries(t *testing.T, s *store, e end) []Entry {
+	t.Helper()
+	all, err := s.of(e.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []Entry
+	for _, m := range all {
+		out = append(out, m.Entry)
+	}
+	return out
 }
 
 // TestRound_TellsOnlyWhatChanged counts what is written down while nothing

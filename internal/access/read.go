@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/anabranch/anabranch/internal/dr"
@@ -240,45 +241,54 @@ func (a *Access) checkBoth(ctx context.Context) (source, target string, err erro
 	return source, target, nil
 }
 
-// confirmed returns the changes without those that take something away although
-// a broker of the source still has the rule that it was made of. Where a broker
-// does not answer, nothing is taken away.
+// confirmed returns the changes without those that rest on the word of a broker
+// that lags behind: what is taken away although a broker of the source still has
+// the rule that it was made of, and what is made although a broker of the target
+// has it already (it would count as the replicator's). Where a broker does not
+// answer, nothing is changed.
 func (a *Access) confirmed(ctx context.Context, v view, changes []Change) ([]Change, error) {
-	var kept, taking []Change
-	for _, c := range changes {
-		if c.Action == ActionDelete || c.Action == ActionForget {
-			taking = append(taking, c)
-		} else {
-			kept = append(kept, c)
-		}
-	}
-	if len(taking) == 0 {
-		return changes, nil
-	}
-	_, brokers, err := a.checkCluster(ctx, onSource)
-	if err != nil {
-		return nil, err
-	}
-	asked := make(map[dr.ACL]struct{})
-	for _, b := range brokers {
-		rules, err := listACLs(ctx, a.o.Source.Client.Broker(int(b)))
+	takes := func(c Change) bool { return c.Action == ActionDelete || c.Action == ActionForget }
+	makes := func(c Change) bool { return c.Action == ActionCreate && v.mine[c.ACL].Phase != PhaseMade }
+	if slices.ContainsFunc(changes, takes) {
+		asked := make(map[dr.ACL]struct{})
+		err := a.eachBroker(ctx, onSource, func(rules map[dr.ACL]struct{}) {
+			seen := v
+			seen.source = rules
+			p := newPlanner(seen)
+			for r := range p.wanted {
+				asked[r] = struct{}{}
+			}
+			maps.Copy(asked, p.backed)
+		})
 		if err != nil {
-			return nil, requestError(onSource, fmt.Sprintf("ask broker %d whether rules are gone", b), err)
+			return nil, err
 		}
-		seen := v
-		seen.source = rules
-		p := newPlanner(seen)
-		for r := range p.wanted {
-			asked[r] = struct{}{}
-		}
-		maps.Copy(asked, p.backed)
+		changes = slices.DeleteFunc(slices.Clone(changes), func(c Change) bool { return takes(c) && has(asked, c.ACL) })
 	}
-	for _, c := range taking {
-		if !has(asked, c.ACL) {
-			kept = append(kept, c)
+	if slices.ContainsFunc(changes, makes) {
+		there := make(map[dr.ACL]struct{})
+		if err := a.eachBroker(ctx, onTarget, func(rules map[dr.ACL]struct{}) { maps.Copy(there, rules) }); err != nil {
+			return nil, err
 		}
+		changes = slices.DeleteFunc(slices.Clone(changes), func(c Change) bool { return makes(c) && has(there, c.ACL) })
 	}
-	return kept, nil
+	return changes, nil
+}
+
+// eachBroker asks every broker of a cluster for its rules.
+func (a *Access) eachBroker(ctx context.Context, s side, fn func(map[dr.ACL]struct{})) error {
+	_, brokers, err := a.checkCluster(ctx, s)
+	if err != nil {
+		return err
+	}
+	for _, b := range brokers {
+		rules, err := listACLs(ctx, a.cluster(s).Client.Broker(int(b)))
+		if err != nil {
+			return requestError(s, fmt.Sprintf("ask broker %d for the access rules", b), err)
+		}
+		fn(rules)
+	}
+	return nil
 }
 
 // readQuotas looks at both clusters and at the ledger.

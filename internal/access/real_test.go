@@ -32,6 +32,7 @@ func TestOnRealKafka(t *testing.T) {
 		{"two directions at once", realBothWays},
 		{"quotas", realQuotas},
 		{"credentials", realCredentials},
+		{"commands", realCommands},
 		{"no permission", func(t *testing.T, a, b end) { realNotAllowed(t, a, b, old, young) }},
 		{"no authorizer", realNoAuthorizer},
 	} {
@@ -302,6 +303,49 @@ func realCredentials(t *testing.T, a, b end) {
 	want := []dr.ScramUser{{User: "bob", Mechanisms: []string{"SCRAM-SHA-512"}, Hint: scramCommand(b.side().Reach, "bob", []string{"SCRAM-SHA-512"})}}
 	if d := cmp.Diff(want, diff.Scram); d != "" || !diff.Differs() {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// realCommands makes what is staged and what is held back by the commands that
+// the diff has for them.
+func realCommands(t *testing.T, a, b end) {
+	a.make(t, "ALLOW User:app ALL TOPIC orders...", "DENY User:* ALTER CLUSTER kafka-cluster")
+	keep, _ := keeper(t, newStore(), a, b, nil)
+	round(t, keep)
+	target, ok := b.Broker.(*ktest.Cluster)
+	if !ok {
+		t.Fatal("not a real cluster")
+	}
+	props, err := target.AdminConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	diff, err := keep.Diff(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, e := range diff.Rules {
+		if e.Command == "" {
+			continue
+		}
+		ran++
+		args := strings.Fields(strings.ReplaceAll(e.Command, "'", ""))[1:]
+		args[slices.Index(args, "admin.properties")] = props
+		if out, err := target.Tool(t.Context(), "org.apache.kafka.tools.AclCommand", args...); err != nil {
+			t.Fatalf("%s: %v\n%s", e.Command, err, out)
+		}
+	}
+	b.await(t, func(have map[dr.ACL]struct{}) bool {
+		return has(have, rule("ALLOW User:app ALL TOPIC orders...")) && has(have, rule("DENY User:* ALTER CLUSTER kafka-cluster"))
+	})
+	if st := round(t, keep); ran != 2 || st.Staged != 0 || st.Drift != 0 {
+		t.Errorf("%d commands, then %+v", ran, st)
+	}
+	host := rule("DENY User:x READ USER y")
+	host.Host, host.Name = "10.0.0.1", "User:y z"
+	if got, want := ruleCommand(kclient.Options{BootstrapServers: []string{"b:1"}}, host), "kafka-acls.sh --bootstrap-server b:1 --command-config admin.properties --add --deny-principal User:x --deny-host 10.0.0.1 --operation Read --user-principal 'User:y z'"; got != want {
+		t.Errorf("%s\nwant %s", got, want)
 	}
 }
 

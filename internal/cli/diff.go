@@ -68,6 +68,7 @@ func newACL(d Deps) *cobra.Command {
 
 func newACLDiff(d Deps) *cobra.Command {
 	var flags diffFlags
+	var commands bool
 	cmd := &cobra.Command{
 		Use:   "diff",
 		Short: "Show how access rules, quotas and credentials differ",
@@ -77,8 +78,12 @@ STAGED: they wait for a failover, and are no difference. docs/access-rules.md ex
 every state. Credentials can't be copied: for each user whose credentials the target
 lacks, the command that makes them is shown.
 
+--commands prints the kafka-acls.sh commands that make the STAGED rules on the target,
+for a failover by hand, and nothing else.
+
 JSON and YAML hold every rule, also those that do not differ.`, 0, 1, 2, 3, 4, 6),
 		Example: `  anabranch acl diff --replicator primary-to-secondary
+  anabranch acl diff --replicator primary-to-secondary --commands > open-secondary.sh
   anabranch acl diff --replicator primary-to-secondary --exit-code -o json`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -90,12 +95,17 @@ JSON and YAML hold every rule, also those that do not differ.`, 0, 1, 2, 3, 4, 6
 			if err != nil {
 				return err
 			}
-			if err := printer(d, cmd).Data(diff, func(pg *out.Page) { accessText(pg, diff, flags.all) }); err != nil {
+			text := func(pg *out.Page) { accessText(pg, diff, flags.all) }
+			if commands {
+				text = func(pg *out.Page) { commandsText(pg, diff) }
+			}
+			if err := printer(d, cmd).Data(diff, text); err != nil {
 				return err
 			}
 			return flags.verdict(diff.Differs())
 		},
 	}
+	cmd.Flags().BoolVar(&commands, "commands", false, "text: print the commands that make the STAGED rules, only")
 	flags.add(d, cmd)
 	return cmd
 }
@@ -144,6 +154,15 @@ func accessText(pg *out.Page, d dr.AccessDiff, all bool) {
 	for _, u := range d.Scram {
 		pg.Line("  %s has credentials at the source that the target lacks (%s), and they can't be copied. Make them:", u.User, strings.Join(u.Mechanisms, ", "))
 		pg.Line("      %s", u.Hint)
+	}
+}
+
+// commandsText writes the commands that make what is staged.
+func commandsText(pg *out.Page, d dr.AccessDiff) {
+	for _, e := range d.Rules {
+		if e.State == dr.ACLStaged && e.Command != "" {
+			pg.Line("%s", e.Command)
+		}
 	}
 }
 

@@ -50,7 +50,7 @@ func fullDiffs() *diffs {
 			Replicator: "primary-to-secondary", ACLs: dr.AccessPart{State: dr.AccessRunning},
 			Rules: []dr.ACLEntry{
 				{ACL: acl("ALLOW", "User:app", "READ", "TOPIC", "orders", "LITERAL"), State: dr.ACLSynced, OnSource: true, OnTarget: true},
-				{ACL: acl("ALLOW", "User:app", "WRITE", "TOPIC", "orders", "PREFIXED"), State: dr.ACLStaged, Reason: "it grants writing: for a failover to make", OnSource: true},
+				{ACL: acl("ALLOW", "User:app", "WRITE", "TOPIC", "orders", "PREFIXED"), State: dr.ACLStaged, Reason: "it grants writing: for a failover to make", OnSource: true, Command: "kafka-acls.sh --add --allow-principal User:app"},
 				{ACL: acl("ALLOW", "User:bob\x1b[31m", "READ", "GROUP", "audit", "LITERAL"), State: dr.ACLForeign, OnTarget: true},
 				{ACL: acl("ALLOW", "User:dr", "READ", "TOPIC", "orders", "LITERAL"), State: dr.ACLNotCopied, Reason: "it is of the replicator's own principal", OnSource: true},
 			},
@@ -81,6 +81,7 @@ func TestComparingClusters(t *testing.T) {
 	s.run("", "acl", "diff", "--replicator", "primary-to-secondary")
 	s.run("", "acl", "diff", "--replicator", "primary-to-secondary", "--all", "--exit-code")
 	s.run("", "acl", "diff", "--replicator", "primary-to-secondary", "-o", "yaml")
+	s.run("", "acl", "diff", "--replicator", "primary-to-secondary", "--commands")
 	s.run("", "acl", "diff", "--replicator", "nobody")
 	s.run("", "topic", "diff", "--replicator", "primary-to-secondary")
 	s.run("", "topic", "diff", "--replicator", "primary-to-secondary", "--all", "--exit-code")

@@ -69,6 +69,7 @@ type ACLEntry struct {
 	Reason   string   `json:"reason,omitempty"`
 	OnSource bool     `json:"on_source"`
 	OnTarget bool     `json:"on_target"`
+	Command  string   `json:"command,omitempty"` // STAGED, HELD: the kafka-acls.sh command that makes it on the target
 }
 
 // QuotaState says how a client quota of one side relates to the other side.
