@@ -322,6 +322,7 @@ func (c *Cluster) Lead(topic string, num int32) error {
 		for _, r := range p.isr {
 			if c.alive(r) {
 				c.elect(p, r, p.end)
+				c.rejoin(p)
 				return nil
 			}
 		}

@@ -226,3 +226,22 @@ func TestReplicasThatComeBackWhileNobodyLeadsAreInSyncAgain(t *testing.T) {
 		}
 	})
 }
+
+// TestReplicasThatComeBackToALeaderlessPartitionAreInSyncOnceItHasALeader is the
+// same where the partition has no leader for another reason.
+func TestReplicasThatComeBackToALeaderlessPartitionAreInSyncOnceItHasALeader(t *testing.T) {
+	inLab(t, three(), func(l *lab) {
+		l.topic("t", 1)
+		other := l.leaderOf("t", 0) % 3
+		l.must(l.KillBroker(other))
+		time.Sleep(5 * time.Second)
+		l.must(l.Leaderless("t", 0))
+		l.must(l.StartBroker(t.Context(), other))
+		time.Sleep(5 * time.Second)
+		l.must(l.Lead("t", 0))
+		time.Sleep(time.Second)
+		if isr := l.describe("t").Partitions[0].ISR; len(isr) != 3 {
+			t.Errorf("in sync are %v", isr)
+		}
+	})
+}
