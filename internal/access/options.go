@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/anabranch/anabranch/internal/dr"
@@ -90,6 +91,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.TopicPrefix == nil {
 		o.TopicPrefix = func(string) bool { return true }
 	}
+	o.TopicPrefix = remembered(o.TopicPrefix)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -97,6 +99,33 @@ func (o Options) withDefaults() (Options, error) {
 		o.Now = time.Now
 	}
 	return o, errors.Join(errs...)
+}
+
+// maxRemembered bounds what remembered keeps.
+const maxRemembered = 100_000
+
+// remembered returns a function that asks fn once for each name. To find out
+// whether patterns and a prefix have a name in common may take a millisecond,
+// and there may be thousands of rules with prefixes.
+func remembered(fn func(string) bool) func(string) bool {
+	var mu sync.Mutex
+	known := make(map[string]bool)
+	return func(name string) bool {
+		mu.Lock()
+		yes, ok := known[name]
+		mu.Unlock()
+		if ok {
+			return yes
+		}
+		yes = fn(name)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(known) >= maxRemembered {
+			clear(known)
+		}
+		known[name] = yes
+		return yes
+	}
 }
 
 // everyName selects all names.

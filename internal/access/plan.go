@@ -49,6 +49,7 @@ type view struct {
 	source, target map[dr.ACL]struct{}
 	mine           map[dr.ACL]Entry  // of this replicator, on the target
 	shared         map[dr.ACL]string // made on the target by another replicator, which
+	waiting        map[dr.ACL]string // staged for the source by another replicator, which
 	made           map[dr.ACL][]Made // made at the source by replicators, also what they removed lately
 	fences         map[dr.ACL]struct{}
 	refused        map[dr.ACL]string // what the target said no to lately
@@ -222,6 +223,7 @@ func (p *planner) create(a dr.ACL, w want) {
 func (p *planner) stage(a dr.ACL, w want) {
 	mine, known := p.mine[a]
 	on := has(p.target, a)
+	open := on || has(p.target, withOperation(a, opAll))
 	if on && known && mine.Phase == PhaseApplied {
 		p.show(a, dr.ACLSynced, "made by a failover")
 		return
@@ -229,7 +231,7 @@ func (p *planner) stage(a dr.ACL, w want) {
 	if !known || mine.Phase != PhaseStaged {
 		p.changes = append(p.changes, Change{Action: ActionStage, ACL: a, Path: w.path})
 	}
-	if on {
+	if open {
 		p.show(a, dr.ACLOpen, "it grants writing on the target, and was not made by this replicator")
 		return
 	}
@@ -291,6 +293,8 @@ func (p *planner) foreign(a dr.ACL) {
 	switch {
 	case has(p.fences, a):
 		entry.State, entry.Reason = dr.ACLFence, "it was made by a fence"
+	case p.waiting[a] != "":
+		entry.State, entry.Reason = dr.ACLOpen, "it grants writing on the target, and is staged for the source by replicator "+p.waiting[a]
 	case known && e.Phase == PhaseApplied:
 		entry.Reason = "a failover made it, and it is gone at the source"
 	case a.Permission == deny && has(p.wanted, opposite):

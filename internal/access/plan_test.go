@@ -149,6 +149,13 @@ func TestPlan(t *testing.T) {
 			want:   []string{"stage ALLOW User:app ALL TRANSACTIONAL_ID tx"},
 			states: []string{"OPEN ALLOW User:app ALL TRANSACTIONAL_ID tx", "SYNCED ALLOW User:app DESCRIBE TRANSACTIONAL_ID tx"},
 		},
+		"a grant of the target that is staged for the source is no drift": {
+			target: []string{write}, change: func(v *view) { v.waiting = map[dr.ACL]string{rule(write): "b-to-a"} }, states: []string{"OPEN " + write},
+		},
+		"the target's own ALL lets clients write": {
+			source: []string{write}, target: []string{"ALLOW User:app ALL TOPIC orders"}, want: []string{"stage " + write},
+			states: []string{"FOREIGN ALLOW User:app ALL TOPIC orders", "OPEN " + write},
+		},
 		"DENY ALL stays as it is": {
 			source: []string{"DENY User:bad ALL TOPIC *"}, want: []string{"create DENY User:bad ALL TOPIC *"}, states: []string{"MISSING DENY User:bad ALL TOPIC *"},
 		},

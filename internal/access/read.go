@@ -176,10 +176,14 @@ func (a *Access) readACLs(ctx context.Context) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	v.made = make(map[dr.ACL][]Made)
+	v.made, v.waiting = make(map[dr.ACL][]Made), make(map[dr.ACL]string)
 	for _, m := range append(before.source, after.source...) {
-		if m.ACL != nil && m.counts(v.now) {
+		switch {
+		case m.ACL == nil:
+		case m.counts(v.now):
 			v.made[*m.ACL] = append(v.made[*m.ACL], m)
+		case m.Phase == PhaseStaged:
+			v.waiting[*m.ACL] = m.Replicator
 		}
 	}
 	v.mine, v.shared = make(map[dr.ACL]Entry), make(map[dr.ACL]string)

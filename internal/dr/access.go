@@ -39,7 +39,7 @@ const (
 	ACLMissing   ACLState = "MISSING"    // at the source only: made on the target in the next round
 	ACLVanished  ACLState = "VANISHED"   // gone at the source, and the replicator had made it on the target: removed there in the next round
 	ACLStaged    ACLState = "STAGED"     // grants writing: kept for a failover, not made on the target
-	ACLOpen      ACLState = "OPEN"       // grants writing, and is on the target already, made by somebody else
+	ACLOpen      ACLState = "OPEN"       // lets clients write on the target, made by somebody else, and the source has it or it is staged for the source
 	ACLForeign   ACLState = "FOREIGN"    // on the target only, made by somebody else: never removed
 	ACLHeld      ACLState = "HELD"       // denies everybody what the replicator does on the target: not made there
 	ACLRefused   ACLState = "REFUSED"    // the target does not take it, see reason; tried again
