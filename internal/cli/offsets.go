@@ -50,8 +50,8 @@ the next record to be read. The answer fits in one of three ways:
   exact    the next record there is the next record here
   ahead    the position lies behind what is replicated: it is the end of the copy, from
            where on the rest will be read
-  earlier  so far back the map is no longer exact: records are read again, none is
-           skipped
+  earlier  records are read again, none is skipped: so far back the map is no longer
+           exact, or both sides were written
 
 Where nothing is known of the position, that is an error, never a guess.
 

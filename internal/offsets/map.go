@@ -354,6 +354,27 @@ func (m *Map) Holds(from, to int64) bool {
 	return from >= to
 }
 
+// Held returns the end, at most to, of the target offsets from from on that the
+// replicator wrote without a gap: from itself where it lies in one. What the floor
+// covers does not count: others may have written in between.
+func (m *Map) Held(from, to int64) int64 {
+	if from < m.floor.TargetEnd {
+		return from
+	}
+	if from >= to || !m.Holds(from, from+1) {
+		return from
+	}
+	low, high := from+1, to+1 // [from, low) is held, [from, high) is not, or of no interest
+	for high-low > 1 {
+		if mid := low + (high-low)/2; m.Holds(low, mid) {
+			low = mid
+		} else {
+			high = mid
+		}
+	}
+	return low
+}
+
 // End returns the end of the map on both sides: the offsets after its last
 // record, those of the floor for a map without extents.
 func (m *Map) End() (source, target int64) {
