@@ -169,7 +169,7 @@ func (r *run) impostor(f Fault) {
 				if err == nil {
 					break
 				}
-				if _, refused := errors.AsType[*kerr.Error](err); ctx.Err() != nil || refused && !kerr.IsRetriable(err) {
+				if _, refused := errors.AsType[*kerr.Error](err); ctx.Err() != nil || refused && !kerr.IsRetriable(err) && !errors.Is(err, kerr.ConcurrentTransactions) {
 					return fmt.Errorf("take the epoch of %s: %w", id, err)
 				}
 				time.Sleep(50 * time.Millisecond)
