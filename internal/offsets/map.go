@@ -32,8 +32,9 @@ type Begin struct {
 	Source int64 `json:"source"`
 	Target int64 `json:"target"`
 	// Bare says that the target holds no record of this source partition before
-	// that: none was copied, or all were deleted since. Otherwise there may be
-	// some, copied by somebody else or in another life, and nobody knows where.
+	// that: none was copied, or all were deleted since, there or on the source.
+	// Otherwise there may be some, copied by somebody else or in another life, and
+	// nobody knows where.
 	Bare bool `json:"bare"`
 }
 

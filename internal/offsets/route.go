@@ -15,7 +15,10 @@ type Route struct {
 	Position  int64 // next source offset: all records below are on the target or were rightly skipped
 	TargetEnd int64 // records at or behind Position get target offsets from here on
 	Map       *Map
-	Halt      string // code of the halt of the partition, empty: it has none
+	// Below CheckBelow, records that this replicator did not copy yet may be on the
+	// target all the same: somebody else did. 0: there are none.
+	CheckBelow int64
+	Halt       string // code of the halt of the partition, empty: it has none
 }
 
 // Fit says how good a translation is.
@@ -46,6 +49,8 @@ func (f Fit) String() string {
 // ToTarget translates a source position (the next offset to read).
 func (r Route) ToTarget(source int64) (target int64, fit Fit) {
 	switch {
+	case source >= r.Position && source < r.CheckBelow:
+		return -1, FitUnknown
 	case source > r.Position:
 		return r.TargetEnd, FitAhead
 	case source == r.Position:

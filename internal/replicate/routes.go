@@ -100,7 +100,7 @@ func (r *Routes) From(replicator string, source [16]byte, partition int32) (offs
 	route := offsets.Route{
 		Replicator: replicator, SourceClusterID: created.Source, SourceTopic: b.ck.Topic, SourceTopicID: source,
 		TargetTopic: b.ck.Target, TargetTopicID: b.target, Partition: partition,
-		Position: b.ck.Position, TargetEnd: max(b.ck.TargetEnd, b.ck.Rest), Map: b.m,
+		Position: b.ck.Position, TargetEnd: max(b.ck.TargetEnd, b.ck.Rest), CheckBelow: b.ck.CheckBelow, Map: b.m,
 	}
 	if b.ck.Halt != nil {
 		route.Halt = string(b.ck.Halt.Code)

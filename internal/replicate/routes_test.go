@@ -186,6 +186,16 @@ func TestRoutes(t *testing.T) {
 	if got := into(target); got != nil {
 		t.Errorf("the checkpoint is retired: %v", got)
 	}
+	st.writes("a", [16]byte{4}, target, 3, func(ck *checkpoint) { ck.CheckBelow = 200 })
+	list, err := routes.Into(target, 3)
+	if err != nil || len(list) != 1 {
+		t.Fatal(names(list), err)
+	}
+	for source, want := range map[int64]int64{149: 59, 150: -1, 199: -1, 200: 60} { // another tool may have copied up to 200
+		if at, _ := list[0].ToTarget(source); at != want {
+			t.Errorf("ToTarget(%d) = %d, want %d", source, at, want)
+		}
+	}
 	st.writes("a", [16]byte{4}, target, 3, func(ck *checkpoint) { ck.Halt = &haltRecord{Code: dr.HaltTooLarge} })
 	if list, err := routes.Into(target, 3); err != nil || len(list) != 1 || list[0].Halt != string(dr.HaltTooLarge) {
 		t.Errorf("%+v, %v", list, err)

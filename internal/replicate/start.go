@@ -24,7 +24,7 @@ type found struct {
 	maxBytes   int
 	checkBelow int64
 	untouched  bool // nothing was ever written to the target partition
-	bare       bool // the target holds no record of the source partition from before the offset
+	bare       bool // see offsets.Begin
 }
 
 // startNew finds partitions of this slot that have no pipeline yet and starts
@@ -112,6 +112,7 @@ func (e *Engine) findStart(whole context.Context, id tp, topic string, target *t
 	if f.offset, err = listOffset(ctx, e.sourceControl, topic, id.partition, -2); err != nil {
 		return f, err
 	}
+	logStart := f.offset
 	if seeded.Bug("new-partition-at-its-end") {
 		f.offset, _ = listOffset(ctx, e.sourceControl, topic, id.partition, -1)
 	}
@@ -131,13 +132,13 @@ func (e *Engine) findStart(whole context.Context, id tp, topic string, target *t
 	if p >= len(rec.TargetEnds) || p >= len(rec.SourceEnds) || rec.TargetEnds[p] <= 0 {
 		return f, nil
 	}
-	f.bare = f.offset == 0
+	f.bare = f.offset <= logStart // what the source has lost is nobody's next record
 	if f.offset < rec.SourceEnds[p] {
 		foreign, err := e.holdsForeign(whole, fenceTarget{id: id, topic: target.name, topicID: target.id}, min(f.targetEnd, rec.TargetEnds[p]), stop)
 		if err != nil {
 			return f, err
 		}
-		f.bare = !foreign
+		f.bare = f.bare || !foreign
 		if foreign {
 			f.checkBelow = rec.SourceEnds[p]
 		}
