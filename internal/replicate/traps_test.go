@@ -307,6 +307,7 @@ func TestReal_TrapsOfTopics(t *testing.T) {
 		w = p.start2(t, "exists", "exists", "exists-ok")
 		w.halted(t, "exists", dr.HaltExisting, "source offset 0 ")
 		holds(t, p.tgt, "exists", 0, 40)
+		translates(t, w, "exists", map[int64]int64{0: -1, 20: -1, 99: -1, 100: 40}) // what is there already is in nobody's map
 		m := w.decide(t, "exists", dr.ResolveMatch, nil)
 		if m.Partitions[0].SourceOffset != 40 || m.Partitions[0].Matched != 40 || m.Partitions[0].Note != "" {
 			t.Errorf("match proposes %+v", m.Partitions[0])
@@ -315,6 +316,7 @@ func TestReal_TrapsOfTopics(t *testing.T) {
 		w.decide(t, "exists", dr.ResolveStartAt, map[int32]int64{0: m.Partitions[0].SourceOffset})
 		w.caughtUp(t, "exists", 10*time.Second)
 		p.identical(t, "exists", "exists")
+		translates(t, w, "exists", map[int64]int64{0: -1, 39: -1, 40: 40 + markers(t, p.tgt, "exists", 40)})
 	})
 	t.Run("only what is halted can be resolved", func(t *testing.T) {
 		w := p.begin(t, "fine", "fine")
@@ -324,6 +326,41 @@ func TestReal_TrapsOfTopics(t *testing.T) {
 			}
 		}
 	})
+}
+
+// translates checks translations of positions of partition 0 into the target, -1
+// where there must be none. The state has them a moment after the target.
+func translates(t *testing.T, w *worker, topic string, want map[int64]int64) {
+	t.Helper()
+	var list []dr.OffsetQuery
+	for offset := range want {
+		list = append(list, dr.OffsetQuery{Topic: topic, Offset: offset})
+	}
+	var got []dr.OffsetAnswer
+	limit := time.Now().Add(5 * time.Second)
+	for ok := false; !ok; time.Sleep(50 * time.Millisecond) {
+		var err error
+		if got, err = w.TranslateOffsets(t.Context(), list); err != nil {
+			t.Fatal(err)
+		}
+		ok = !slices.ContainsFunc(got, func(a dr.OffsetAnswer) bool { return a.Translated != want[a.Offset] })
+		if !ok && time.Now().After(limit) {
+			t.Fatalf("translations of %s: %+v, want %v", topic, got, want)
+		}
+	}
+}
+
+// markers returns how many offsets lie between an offset of partition 0 and the
+// next record.
+func markers(t *testing.T, b ktest.Broker, topic string, from int64) int64 {
+	t.Helper()
+	for _, r := range read(t, b, topic, kgo.ReadUncommitted())[0] {
+		if r.Offset >= from {
+			return r.Offset - from
+		}
+	}
+	t.Fatalf("%s has no record behind offset %d", topic, from)
+	return 0
 }
 
 // start2 starts a worker and does not wait for a state.
