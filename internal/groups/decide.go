@@ -169,20 +169,27 @@ func gained(exact vector, own *memory) bool {
 	return false
 }
 
-// echo returns the memory of the replicator from the target that wrote the
-// source's commit, nil if a client did: then there is nothing to carry.
+// echo returns the memory of the replicator that wrote the source's commit, nil if
+// a client did, or one that nobody but us carries on: then there is something to
+// carry. What came from the target is there already; what came from a third
+// cluster comes to the target from there, too, if a replicator goes that way.
 func (f facts) echo() *memory {
 	for _, o := range f.opposite {
-		if o.from == f.target && (o.written == f.committed || o.before == f.committed) {
+		if !o.wrote(f.committed) {
+			continue
+		}
+		if o.from == f.target || slices.ContainsFunc(f.targetInto, func(p path) bool { return p.from == o.from }) {
 			return o
 		}
 	}
 	return nil
 }
 
-// reversed is about a commit of the source that the replicator from the target
-// wrote.
+// reversed is about a commit of the source that another replicator wrote.
 func (f facts) reversed(o *memory) decision {
+	if o.from != f.target {
+		return decision{state: dr.GroupSynced, translated: f.present, settled: true, reason: "carried from cluster " + o.from.cluster()}
+	}
 	d := decision{state: dr.GroupSynced, translated: o.carried, reverse: true, settled: true}
 	if f.own != nil && f.own.alone { // that replicator speaks of the new life, too
 		d.act, d.keep = actRemember, *f.own

@@ -252,7 +252,7 @@ func TestDecide_TwoWay(t *testing.T) {
 		{"nor the one before", func(f *facts) {
 			f.committed, f.present, f.opposite = 700, 680, []*memory{{from: logB, carried: 690, written: 710, before: 700}}
 		}, outcome{State: dr.GroupSynced, Offset: 690, Settled: true}},
-		{"one that a replicator of a third cluster wrote is carried", func(f *facts) {
+		{"one that a replicator of a third cluster wrote is carried, if nobody else does", func(f *facts) {
 			f.committed, f.opposite = 700, []*memory{{from: logC, carried: 680, written: 700, before: 100}}
 		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 650}},
 		{"the target's position that the opposite replicator carried is moved on", func(f *facts) {
