@@ -141,6 +141,19 @@ func TestDecide_OneWay(t *testing.T) {
 			f.targetInto[0].Map = folded(t)
 			f.own, f.present = carried(450, 550, 500), 550
 		}, outcome{State: dr.GroupSynced, Offset: 100, Reason: "not taken back"}},
+		{
+			"before where the map begins, and records may lie there: nowhere", func(f *facts) {
+				f.targetInto[0].Map = offsets.New(&offsets.Begin{Source: 700, Target: 800}, offsets.Floor{})
+			},
+			outcome{State: dr.GroupUnmapped, Offset: none, Reason: "older than what replicator from-A knows"},
+		},
+		{
+			"an exact one with another metadata string", func(f *facts) {
+				f.own, f.present, f.metadata = carried(500, 600, 550), 600, "other"
+				f.own.exact = true
+			},
+			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600},
+		},
 		{"not replicated", func(f *facts) { f.replicated = false }, outcome{State: dr.GroupUnmapped, Offset: none, Reason: "not replicated so far"}},
 		{
 			"somebody else's position stays", func(f *facts) { f.own, f.present = carried(400, 500, 450), 555 },
@@ -295,6 +308,56 @@ func TestDecide_TwoWay(t *testing.T) {
 			f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
 			f.back, f.committed, f.own, f.present = f.sourceInto, 700, carried(700, 650, 600), 650
 		}, outcome{Act: actCommit, State: dr.GroupBehind, Offset: 500, Again: 100}},
+		{
+			"also where the position was exact before that replicator came", func(f *facts) {
+				f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
+				f.back, f.committed, f.own, f.present = f.sourceInto, 700, carried(700, 650, 600), 650
+				f.own.exact = true
+			},
+			outcome{Act: actCommit, State: dr.GroupBehind, Offset: 500, Again: 100},
+		},
+		{
+			"a reset begins with the commit alone", func(f *facts) {
+				f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
+				f.back, f.committed, f.own, f.present = f.sourceInto, 700, carried(800, 750, 700), 750
+				f.own.at = vector{{logA, 800}, {logB, 950}}
+				f.opposite = []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
+			},
+			outcome{Act: actCommit, State: dr.GroupBehind, Offset: 500, Again: 100, Resets: 1},
+		},
+		{
+			"a reset does not take back what the target's clients wrote", func(f *facts) {
+				f.committed, f.own, f.present = 400, carried(500, 500, 400), 640
+				f.opposite = []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
+			},
+			outcome{State: dr.GroupSynced, Offset: 400, Reason: "not taken back"},
+		},
+		{
+			"of two replicators that bring the target's records the one that is behind counts", func(f *facts) {
+				behind := route(t, logB, 520, 520, offsets.Extent{Source: 500, Target: 500, Length: 20})
+				f.sourceInto = []path{f.sourceInto[0], behind}
+				f.back, f.committed = f.sourceInto, 700
+			},
+			outcome{Act: actCommit, State: dr.GroupBehind, Offset: 520, Again: 100},
+		},
+		{
+			"records of the target that lie in the floor of the map may be its own", func(f *facts) {
+				m := offsets.New(&offsets.Begin{Bare: true}, offsets.Floor{SourceEnd: 600, TargetStart: 0, TargetEnd: 550})
+				if err := m.Add(offsets.Extent{Source: 600, Target: 550, Length: 400}); err != nil {
+					t.Fatal(err)
+				}
+				f.targetInto[0].Map = m
+				f.sourceInto = []path{route(t, logB, 530, 520, offsets.Extent{Source: 500, Target: 500, Length: 20})}
+				f.back, f.committed = f.sourceInto, 700
+			},
+			outcome{Act: actCommit, State: dr.GroupBehind, Offset: 530, Again: 700},
+		},
+		{
+			"where a record of the source is before what the replicator to it knows: nowhere", func(f *facts) {
+				f.sourceInto[0].Map = offsets.New(&offsets.Begin{Source: 700, Target: 800}, offsets.Floor{})
+			},
+			outcome{State: dr.GroupUnmapped, Offset: none, Reason: "older than what replicator from-B knows"},
+		},
 		{"not where it is not known how far they were read", func(f *facts) {
 			f.sourceInto = []path{route(t, logB, 500, 500)}
 			f.back, f.committed, f.own, f.present = f.sourceInto, 700, carried(700, 650, 600), 650
