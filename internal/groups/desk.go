@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/anabranch/anabranch/internal/dr"
 )
 
 // desk looks at both clusters and decides. It keeps what makes the next look
@@ -54,6 +57,7 @@ type survey struct {
 // groupView is one group.
 type groupView struct {
 	name           string
+	kind           string
 	source, target listed
 	err            error // why nothing is known of it on one of the clusters
 	sourceErr      error // the same, of the source alone
@@ -64,6 +68,7 @@ type groupView struct {
 // entry is a group in one partition.
 type entry struct {
 	key       entryKey
+	share     bool
 	view      *topicView
 	committed commit // offset none: nothing
 	present   int64
@@ -160,23 +165,24 @@ func (d *desk) broken(group string) error {
 func (s *survey) read(ctx context.Context, names []string) ([]*groupView, error) {
 	d := s.d
 	views := make([]*groupView, 0, len(names))
-	var ask []string
+	ask := asked{stable: s.stable}
 	extra := map[string]struct{}{} // source topics
 	for _, name := range names {
 		g := &groupView{name: name, source: s.source[name], target: s.target[name]}
 		views = append(views, g)
-		if g.source.kind == kindShare {
-			continue
-		}
-		ask = append(ask, name)
+		g.kind = cmp.Or(g.source.kind, g.target.kind, kindClassic)
 		for _, p := range s.pages[name] {
 			extra[p.topic] = struct{}{}
+			if p.share && g.source.kind == "" {
+				g.kind = kindShare
+			}
 		}
+		ask.add(g)
 	}
 	var source, target sideView
 	var err error
 	if s.sourceErr == nil {
-		source, s.sourceErr = readSide(ctx, d.o.Source, d.source, ask, s.stable, extra, d.o.Topics.Match)
+		source, s.sourceErr = readSide(ctx, d.o.Source, d.source, ask, extra, d.o.Topics.Match)
 	}
 	for name := range source.topics {
 		extra[name] = struct{}{}
@@ -185,7 +191,8 @@ func (s *survey) read(ctx context.Context, names []string) ([]*groupView, error)
 	for name := range extra {
 		wanted[d.o.Naming.Target(name)] = struct{}{}
 	}
-	if target, err = readSide(ctx, d.o.Target, d.target, ask, false, wanted, func(string) bool { return false }); err != nil {
+	ask.stable = false
+	if target, err = readSide(ctx, d.o.Target, d.target, ask, wanted, func(string) bool { return false }); err != nil {
 		return nil, fmt.Errorf("target cluster: %w", err)
 	}
 	if err := s.catchUp(ctx); err != nil {
@@ -198,10 +205,8 @@ func (s *survey) read(ctx context.Context, names []string) ([]*groupView, error)
 		if err := d.broken(g.name); err != nil {
 			g.err, g.stop = err, true
 		}
-		if g.source.kind != kindShare {
-			s.assemble(g, source.commits[g.name], target.commits[g.name])
-			s.decide(g)
-		}
+		s.assemble(g, source.commits[g.name], target.commits[g.name])
+		s.decide(g)
 	}
 	return views, nil
 }
@@ -233,9 +238,9 @@ type sideView struct {
 // topics and not their ids may speak of a topic that was re-created meanwhile. Its
 // commits count for an id that was seen both before and after they were read: the
 // commits of a topic are deleted with it (GroupCoordinatorService.onPartitionsDeleted).
-func readSide(ctx context.Context, cl *kgo.Client, before sighted, groups []string, stable bool, extra map[string]struct{}, match func(string) bool) (sideView, error) {
+func readSide(ctx context.Context, cl *kgo.Client, before sighted, ask asked, extra map[string]struct{}, match func(string) bool) (sideView, error) {
 	for attempt := range 2 {
-		out := sideView{commits: fetchCommits(ctx, cl, groups, stable)}
+		out := sideView{commits: ask.fetch(ctx, cl)}
 		named := map[string]bool{} // topics, and whether commits lack their ids
 		for name := range extra {
 			named[name] = false
@@ -324,7 +329,7 @@ func (s *survey) assemble(g *groupView, source, target commits) {
 			return
 		}
 		have[k] = struct{}{}
-		g.entries = append(g.entries, entry{key: entryKey{g.name, topic, partition}, view: s.topics[topic], committed: c, present: none})
+		g.entries = append(g.entries, entry{key: entryKey{g.name, topic, partition}, share: g.kind == kindShare, view: s.topics[topic], committed: c, present: none})
 	}
 	for _, c := range source.list {
 		if s.topics[c.topic] != nil && s.d.o.Topics.Match(c.topic) {
@@ -389,6 +394,9 @@ func (s *survey) facts(g *groupView, e *entry, w *paths) facts {
 		asked: s.sourceErr == nil && g.sourceErr == nil, committed: e.committed.offset, metadata: e.committed.metadata, sourceEmpty: g.source.empty(),
 		present: e.present, active: g.target.hasMembers(), replicated: w.replicated,
 		sourceInto: w.sourceInto, targetInto: w.targetInto, back: w.back, deleted: d.o.Deleted, renewAfter: d.renewAfter,
+	}
+	if g.kind == kindShare { // brokers do not forget start offsets, and delete them for whole topics only
+		f.deleted, f.renewAfter = dr.GroupsKeep, math.MaxInt64
 	}
 	_, f.wasLower = d.lower[e.key]
 	for _, p := range d.own.about(tv.targetID, e.key.partition, g.name) {

@@ -58,6 +58,7 @@ type page struct {
 	key      pageKey
 	from     string // id of the cluster that the replicator reads
 	topic    string // name at the source
+	share    bool   // of a share group: written are start offsets
 	targetID [16]byte
 	parts    map[int32]*memory
 }
@@ -67,6 +68,7 @@ type page struct {
 type recordJSON struct {
 	V          int        `json:"v"`
 	Topic      string     `json:"topic"`
+	Share      bool       `json:"share,omitempty"`
 	From       string     `json:"source_cluster_id"`
 	TargetID   string     `json:"target_id"`
 	Logs       []logID    `json:"logs"` // cluster id and topic id
@@ -88,7 +90,7 @@ type partJSON struct {
 
 // encode returns the value of the page.
 func (p *page) encode() []byte {
-	r := recordJSON{V: recordVersion, Topic: p.topic, From: p.from, TargetID: hex.EncodeToString(p.targetID[:])}
+	r := recordJSON{V: recordVersion, Topic: p.topic, Share: p.share, From: p.from, TargetID: hex.EncodeToString(p.targetID[:])}
 	for _, m := range p.parts {
 		for _, c := range m.at {
 			if i, found := slices.BinarySearch(r.Logs, c.log); !found {
@@ -133,7 +135,7 @@ func decodePage(key string, value []byte) (*page, error) {
 	if r.V < 1 || r.V > recordVersion {
 		return nil, fmt.Errorf("decode %s: version %d is not known here: a newer anabranch wrote it", key, r.V)
 	}
-	p := &page{key: k, from: r.From, topic: r.Topic, parts: make(map[int32]*memory, len(r.Partitions))}
+	p := &page{key: k, from: r.From, topic: r.Topic, share: r.Share, parts: make(map[int32]*memory, len(r.Partitions))}
 	if len(r.TargetID) != 32 {
 		return nil, fmt.Errorf("decode %s: topic id %q: want 32 hexadecimal digits", key, r.TargetID)
 	}

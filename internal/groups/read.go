@@ -89,6 +89,26 @@ type commits struct {
 	err  error // the coordinator does not answer about this group
 }
 
+// asked are the groups whose positions are read together.
+type asked struct {
+	groups, shares []string
+	stable         bool // no commits that an open transaction may replace
+}
+
+func (a *asked) add(g *groupView) {
+	if g.kind == kindShare {
+		a.shares = append(a.shares, g.name)
+		return
+	}
+	a.groups = append(a.groups, g.name)
+}
+
+func (a *asked) fetch(ctx context.Context, cl *kgo.Client) map[string]commits {
+	out := fetchCommits(ctx, cl, a.groups, a.stable)
+	fetchShares(ctx, cl, a.shares, out)
+	return out
+}
+
 // fetchCommits returns the commits of groups in all topics. A group that does not
 // exist has none. stable asks for no commit that an open transaction may replace
 // (KIP-447); such a partition has an error then.
@@ -118,7 +138,7 @@ func fetchChunkOf(ctx context.Context, cl *kgo.Client, groups []string, stable b
 	for _, sh := range cl.RequestSharded(ctx, req) {
 		if sh.Err != nil {
 			if r, ok := sh.Req.(*kmsg.OffsetFetchRequest); ok {
-				for _, g := range asked(r) {
+				for _, g := range groupsOf(r) {
 					if _, answered := out[g]; !answered {
 						out[g] = commits{err: fmt.Errorf("fetch commits: %w", sh.Err)}
 					}
@@ -135,7 +155,7 @@ func fetchChunkOf(ctx context.Context, cl *kgo.Client, groups []string, stable b
 	}
 }
 
-func asked(r *kmsg.OffsetFetchRequest) []string {
+func groupsOf(r *kmsg.OffsetFetchRequest) []string {
 	if len(r.Groups) == 0 {
 		return []string{r.Group}
 	}

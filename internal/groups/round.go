@@ -134,7 +134,7 @@ func (s *survey) pageOf(changed map[pageKey]*page, e *entry) *page {
 	if p := changed[k]; p != nil {
 		return p
 	}
-	p := &page{key: k, from: s.d.o.SourceClusterID, topic: tv.source, targetID: tv.targetID, parts: map[int32]*memory{}}
+	p := &page{key: k, from: s.d.o.SourceClusterID, topic: tv.source, share: e.share, targetID: tv.targetID, parts: map[int32]*memory{}}
 	for _, old := range s.d.own.about(tv.targetID, e.key.partition, e.key.group) {
 		if old.key == k {
 			maps.Copy(p.parts, old.parts)
@@ -165,16 +165,16 @@ func (s *survey) stale(g *groupView, out map[string][]byte) {
 // be written to: remembering may have taken its time. What moved meanwhile is
 // decided about anew in the next round.
 func (s *survey) recheck(ctx context.Context, views []*groupView) {
-	var names []string
+	var ask asked
 	for _, g := range views {
 		if g.wants(actCommit) || g.wants(actDelete) {
-			names = append(names, g.name)
+			ask.add(g)
 		}
 	}
-	if len(names) == 0 {
+	if len(ask.groups)+len(ask.shares) == 0 {
 		return
 	}
-	now := fetchCommits(ctx, s.d.o.Target, names, false)
+	now := ask.fetch(ctx, s.d.o.Target)
 	for _, g := range views {
 		c, ok := now[g.name]
 		if !ok {
@@ -213,7 +213,11 @@ func (s *survey) commit(ctx context.Context, g *groupView) {
 		at = append(at, e)
 		parts = append(parts, targetPart{e.view.target, e.view.targetID, e.key.partition, e.decision.keep.written, e.decision.keep.metadata})
 	}
-	failed, err := sendCommits(ctx, s.d.o.Target, g.name, parts)
+	send := sendCommits
+	if g.kind == kindShare {
+		send = sendShare
+	}
+	failed, err := send(ctx, s.d.o.Target, g.name, parts)
 	for i, e := range at {
 		if err == nil {
 			e.outcome(failed[i])

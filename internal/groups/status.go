@@ -1,8 +1,8 @@
 package groups
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -54,7 +54,7 @@ func rank(state dr.GroupState) int { return slices.Index(order, state) }
 // status says what is known of a group.
 func (s *survey) status(g *groupView) dr.GroupStatus {
 	st := dr.GroupStatus{
-		Replicator: s.d.o.Replicator, Group: g.name, Type: cmp.Or(g.source.kind, g.target.kind, kindClassic),
+		Replicator: s.d.o.Replicator, Group: g.name, Type: g.kind,
 		SourceState: g.source.state, TargetState: g.target.state, State: dr.GroupSynced, Partitions: []dr.GroupPartition{},
 	}
 	var newest int64
@@ -85,13 +85,15 @@ func (s *survey) status(g *groupView) dr.GroupStatus {
 		st.SyncedAt = time.UnixMilli(newest)
 	}
 	switch {
-	case g.source.kind == kindShare:
-		st.State, st.Reason = dr.GroupUnsupported, shareReason
+	case errors.Is(g.err, errNoShares):
+		st.State, st.Reason = dr.GroupUnsupported, g.err.Error()
 	case g.err != nil:
 		st.State, st.Reason = dr.GroupFailed, g.err.Error()
 	case s.sourceErr != nil:
 		st.Reason = join("the source can't be reached: the position is what was remembered", st.Reason)
-	case g.source.kind == kindStreams:
+	case g.kind == kindShare:
+		st.Reason = join(st.Reason, shareReason)
+	case g.kind == kindStreams:
 		st.Reason = join(st.Reason, streamsReason)
 	}
 	return st
@@ -99,8 +101,8 @@ func (s *survey) status(g *groupView) dr.GroupStatus {
 
 // What is said of groups that can't be carried as a whole.
 const (
-	shareReason   = "a share group has no position: the source knows which single records were acknowledged, and brokers do not tell"
-	streamsReason = "offsets are carried; the topology and the assignment are not, and state stores come from their changelog topics"
+	shareReason   = "the start offset is carried: records behind it that were acknowledged one by one are delivered again"
+	streamsReason = "offsets are carried; state stores come with their changelog topics, if these are replicated"
 )
 
 func join(a, b string) string {
@@ -180,11 +182,7 @@ func membersOf(ctx context.Context, cl *kgo.Client, kind string, names []string,
 		r := kmsg.NewPtrConsumerGroupDescribeRequest()
 		r.Groups = names
 		req = r
-	case kindStreams:
-		r := kmsg.NewPtrStreamsGroupDescribeRequest()
-		r.Groups = names
-		req = r
-	case kindShare:
+	case kindShare, kindStreams: // the requests for them are newer than what the client library sends
 		return
 	default:
 		r := kmsg.NewPtrDescribeGroupsRequest()
@@ -203,12 +201,6 @@ func membersOf(ctx context.Context, cl *kgo.Client, kind string, names []string,
 				}
 			}
 		case *kmsg.ConsumerGroupDescribeResponse:
-			for _, g := range resp.Groups {
-				for _, m := range g.Members {
-					add(g.Group, m.ClientID, m.ClientHost)
-				}
-			}
-		case *kmsg.StreamsGroupDescribeResponse:
 			for _, g := range resp.Groups {
 				for _, m := range g.Members {
 					add(g.Group, m.ClientID, m.ClientHost)
