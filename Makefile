@@ -9,8 +9,9 @@ KILLS   ?= 50
 DURATION ?= 10m
 ROUNDS  ?= 0
 PARTITIONS ?= 10000
+SAMPLES ?= 1000
 
-.PHONY: bench bench-quick help build test sim wide wide-real kills campaign bugs race lint fuzz ci quickstart clean
+.PHONY: bench bench-groups bench-quick groups help build test sim wide wide-real kills campaign bugs race lint fuzz ci quickstart clean
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -31,6 +32,10 @@ wide-real: ## the same on real Kafka, where two workers die one after the other;
 
 kills: ## workers killed and brokers restarted under load on real Kafka, then every record compared: KILLS=N kills, SEED=N repeats the random choices
 	ANABRANCH_REQUIRE_KAFKA=1 ANABRANCH_TEST_KILLS=$(KILLS) ANABRANCH_TEST_SEED=$(SEED) $(GO) test -count=1 -timeout 0 -v -run '^TestReal_Kills' ./internal/replicate
+
+groups: ## consumer groups move to the other cluster on real Kafka: the first record that each reads there against the next unread one, SAMPLES=1000 of them; KILLS=N workers are killed meanwhile
+	$(GO) build -o $(BIN)/anabranch-groups ./tests/groups
+	$(BIN)/anabranch-groups -samples $(SAMPLES) -kills $(if $(filter command line environment,$(origin KILLS)),$(KILLS),0) -seed $(or $(SEED),0) $(ARGS)
 
 campaign: ## random clusters, loads and faults on real Kafka, all compared, for DURATION; report in bin/campaign; SEED=N repeats the choices, ROUNDS=1 one round
 	$(GO) build -o $(BIN)/anabranch-campaign ./tests/campaign
