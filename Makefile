@@ -66,6 +66,9 @@ bench: ## Anabranch, MirrorMaker 2 and the ceiling side by side: under 30 minute
 bench-quick: ## a part of it, compared with the ratios of the last full run
 	$(GO) run ./bench -quick
 
+bench-groups: ## what consumer groups read again after a move, with Anabranch and with MirrorMaker 2: 6 minutes, writes its table of bench/README.md
+	$(GO) run ./bench groups
+
 ci: ## what a change has to pass
 	.ci/run
 

@@ -221,11 +221,11 @@ func TestCharts_AreXMLWithEveryBar(t *testing.T) {
 
 func TestReplaceResults_KeepsTheRest(t *testing.T) {
 	t.Parallel()
-	got, err := replaceResults("a\n"+resultsBegin+"old\n"+resultsEnd+"b\n", "new\n")
+	got, err := replaceSection("a\n"+resultsBegin+"old\n"+resultsEnd+"b\n", resultsBegin, resultsEnd, "new\n")
 	if want := "a\n" + resultsBegin + "new\n" + resultsEnd + "b\n"; err != nil || got != want {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if _, err := replaceResults("no marks", "new"); err == nil {
+	if _, err := replaceSection("no marks", resultsBegin, resultsEnd, "new"); err == nil {
 		t.Error("a page without marks was accepted")
 	}
 }

@@ -39,6 +39,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && args[0] == ceiling {
 		return ceilingMain(ctx, stdout, args[1:])
 	}
+	if len(args) > 0 && args[0] == groupsMode {
+		return groupsMain(ctx, stdout, stderr, args[1:])
+	}
 	o, err := parseFlags(args, stderr)
 	if err != nil {
 		return err

@@ -175,13 +175,18 @@ const (
 	resultsEnd   = "<!-- end of results -->\n"
 )
 
-// fillReadme replaces what stands between the marks.
+// fillReadme writes the results of a full run.
 func fillReadme(path string, m machine, res results) error {
+	return fillSection(path, resultsBegin, resultsEnd, renderResults(m, res))
+}
+
+// fillSection replaces what stands between two marks.
+func fillSection(path, begin, end, section string) error {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("read read-me: %w", err)
 	}
-	text, err := replaceResults(string(raw), renderResults(m, res))
+	text, err := replaceSection(string(raw), begin, end, section)
 	if err != nil {
 		return err
 	}
@@ -191,13 +196,13 @@ func fillReadme(path string, m machine, res results) error {
 	return nil
 }
 
-func replaceResults(text, results string) (string, error) {
-	before, rest, begins := strings.Cut(text, resultsBegin)
-	_, after, ends := strings.Cut(rest, resultsEnd)
+func replaceSection(text, begin, end, section string) (string, error) {
+	before, rest, begins := strings.Cut(text, begin)
+	_, after, ends := strings.Cut(rest, end)
 	if !begins || !ends {
 		return "", errors.New("fill read-me: the marks of the results are missing")
 	}
-	return before + resultsBegin + results + resultsEnd + after, nil
+	return before + begin + section + end + after, nil
 }
 
 func renderResults(m machine, res results) string {

@@ -79,7 +79,7 @@ func (s *stage) create(ctx context.Context, k kind, seed uint64) (*topic, error)
 }
 
 // size returns how many records a partition gets if the largest ones get most.
-func (k kind) size(most int) int { return max(400, most/k.part) }
+func (k kind) size(most int) int { return max(200, most/k.part) }
 
 // record returns the next record of a partition. Its value names it.
 func (t *topic) record(partition int32) *kgo.Record {
