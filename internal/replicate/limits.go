@@ -3,6 +3,7 @@ package replicate
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -30,6 +31,7 @@ type limits struct {
 		topics map[string]topicLimits
 		expiry time.Duration
 		txn    time.Duration // transactional.id.expiration.ms
+		told   bool          // a broker answered what these two are, or that it does not tell
 	}
 }
 
@@ -47,7 +49,7 @@ func newLimits(cl *kgo.Client) *limits {
 // run keeps the limits fresh until ctx ends.
 func (l *limits) run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		l.readBroker(ctx)
+		l.readBroker(ctx) //nolint:errcheck // who needs it asks itself, see ensureBroker
 		l.mu.Lock()
 		var names []string
 		for t := range l.mu.topics {
@@ -120,31 +122,63 @@ func (l *limits) read(ctx context.Context, topics []string) error {
 	return nil
 }
 
-// readBroker asks one broker how long it remembers idempotent producers. Where
-// it may not be asked, Kafka's default holds.
-func (l *limits) readBroker(ctx context.Context) {
+// brokerPatience is how long one broker may take to tell its limits.
+const brokerPatience = 3 * time.Second
+
+// ensureBroker returns when it is known how long the brokers remember producers.
+// Nothing is sent before: a default that is too long would send old records like
+// new ones, and with them the broker would forget the fence.
+func (l *limits) ensureBroker(ctx context.Context) error {
+	l.mu.Lock()
+	told := l.mu.told
+	l.mu.Unlock()
+	if told {
+		return nil
+	}
+	return l.readBroker(ctx)
+}
+
+// readBroker asks the brokers, one after the other until one tells, how long they
+// remember idempotent producers. Where they may not be asked, Kafka's defaults hold.
+func (l *limits) readBroker(ctx context.Context) error {
 	m, err := fetchMetadata(ctx, l.cl)
 	if err != nil {
-		return
+		return fmt.Errorf("ask how long the target remembers producers: %w", err)
 	}
-	node := int32(-1)
+	nodes := map[int32]struct{}{}
 	for _, t := range m.byName {
 		for _, p := range t.partitions {
-			node = max(node, p.leader)
+			if p.leader >= 0 {
+				nodes[p.leader] = struct{}{}
+			}
 		}
 	}
-	if node < 0 {
-		return
+	err = kerr.LeaderNotAvailable
+	for _, node := range slices.Backward(slices.Sorted(maps.Keys(nodes))) {
+		if err = l.askBroker(ctx, node); err == nil {
+			return nil
+		}
 	}
+	return fmt.Errorf("ask how long the target remembers producers: %w", err)
+}
+
+func (l *limits) askBroker(ctx context.Context, node int32) error {
+	ctx, cancel := context.WithTimeout(ctx, brokerPatience)
+	defer cancel()
 	req := kmsg.NewPtrDescribeConfigsRequest()
 	r := kmsg.NewDescribeConfigsRequestResource()
 	r.ResourceType, r.ResourceName, r.ConfigNames = kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(node)), []string{"producer.id.expiration.ms", "transactional.id.expiration.ms"}
 	req.Resources = append(req.Resources, r)
 	resp, err := l.cl.Broker(int(node)).RetriableRequest(ctx, req)
 	if err != nil {
-		return
+		return err
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, r := range resp.(*kmsg.DescribeConfigsResponse).Resources {
+		if err := kerr.ErrorForCode(r.ErrorCode); kerr.IsRetriable(err) {
+			return err
+		}
 		for _, c := range r.Configs {
 			if c.Value == nil {
 				continue
@@ -153,16 +187,16 @@ func (l *limits) readBroker(ctx context.Context) {
 			if err != nil || ms <= 0 {
 				continue
 			}
-			l.mu.Lock()
 			switch c.Name {
 			case "producer.id.expiration.ms":
 				l.mu.expiry = time.Duration(ms) * time.Millisecond
 			case "transactional.id.expiration.ms":
 				l.mu.txn = time.Duration(ms) * time.Millisecond
 			}
-			l.mu.Unlock()
 		}
 	}
+	l.mu.told = true
+	return nil
 }
 
 func (l *limits) maxBytes(topic string) int {

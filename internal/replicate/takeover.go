@@ -44,6 +44,9 @@ func (s *slot) acquire(ctx, io context.Context) error {
 	if err := s.e.ready(ctx); err != nil {
 		return err
 	}
+	if err := s.e.limits.ensureBroker(ctx); err != nil {
+		return err
+	}
 	if !s.e.leaseHolds() {
 		return errLease
 	}

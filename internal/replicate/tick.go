@@ -29,6 +29,7 @@ func (s *slot) onTick(io context.Context) {
 			p.recheck = nil
 			s.checkRange(p, f)
 		}
+		p.expiry = s.e.limits.producerExpiry() // it may be changed while brokers run
 		idle := !p.quiescent && p.settled() && len(p.ready)+len(p.flying)+len(p.queue) == 0 && now.Sub(p.lastAck) > idleQuiescent
 		if idle {
 			p.wantQuiet = true
