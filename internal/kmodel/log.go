@@ -68,6 +68,7 @@ type partition struct {
 	start    int64 // of the log
 	end      int64
 	hw       int64 // high watermark
+	safe     int64 // the highest that it was: all replicas in sync have what is below, also where a new leader does not know that yet
 	epochs   []epochStart
 	cleaned  int64 // the cleaner was up to here
 
@@ -222,7 +223,7 @@ func (p *partition) truncate(now time.Time, to int64, expiry time.Duration) {
 	for len(p.log) > 0 && p.log[len(p.log)-1].LastOffset() >= to {
 		p.log = p.log[:len(p.log)-1]
 	}
-	p.end, p.hw, p.cleaned = to, min(p.hw, to), min(p.cleaned, to)
+	p.end, p.hw, p.safe, p.cleaned = to, min(p.hw, to), min(p.safe, to), min(p.cleaned, to)
 	for len(p.epochs) > 1 && p.epochs[len(p.epochs)-1].start >= to {
 		p.epochs = p.epochs[:len(p.epochs)-1]
 	}
@@ -287,7 +288,7 @@ func (p *partition) setHW(hw int64) {
 	if hw <= p.hw {
 		return
 	}
-	p.hw = hw
+	p.hw, p.safe = hw, max(p.safe, hw)
 	kept := p.acks[:0]
 	var ready []*ack
 	for _, a := range p.acks {

@@ -94,9 +94,9 @@ func (c *Cluster) elect(p *partition, node int32, end int64) {
 // followersEnd is up to where the followers may have the log: all of what was
 // acknowledged, and by chance more.
 func (c *Cluster) followersEnd(p *partition) int64 {
-	i := searchBatch(p.log, p.hw)
+	i := searchBatch(p.log, p.safe)
 	if i += c.rng.IntN(len(p.log) - i + 1); i < len(p.log) {
-		return max(p.log[i].BaseOffset, p.hw)
+		return max(p.log[i].BaseOffset, p.safe)
 	}
 	return p.end
 }
@@ -134,7 +134,7 @@ func (c *Cluster) lose(node int32) {
 					return
 				}
 				if next := c.candidates(p); len(next) > 0 {
-					c.elect(p, next[c.rng.IntN(len(next))], max(min(end, p.end), p.hw))
+					c.elect(p, next[c.rng.IntN(len(next))], max(min(end, p.end), p.safe))
 					c.rejoin(p)
 				}
 			})

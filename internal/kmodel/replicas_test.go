@@ -245,3 +245,26 @@ func TestReplicasThatComeBackToALeaderlessPartitionAreInSyncOnceItHasALeader(t *
 		}
 	})
 }
+
+// TestNoCleanElectionTakesWhatWasCommitted moves the leader, so that the new one
+// does not know the high watermark yet, and lets it die before it learns it.
+func TestNoCleanElectionTakesWhatWasCommitted(t *testing.T) {
+	for seed := range uint64(20) {
+		o := three()
+		o.Seed = seed + 1
+		inLab(t, o, func(l *lab) {
+			l.topic("t", 1)
+			l.put("t", 0, newBatch(7, 0, 0, 3))
+			l.put("t", 0, newBatch(7, 0, 3, 2))
+			l.must(l.HoldReplication("t", 0))
+			l.must(l.MoveLeader("t", 0))
+			l.must(l.KillBroker(l.leaderOf("t", 0) - 1))
+			time.Sleep(5 * time.Second)
+			l.must(l.ReleaseReplication("t", 0))
+			time.Sleep(5 * time.Second)
+			if f := l.fetch(l.leaderOf("t", 0), "t", 0, 0, nil); f.HighWatermark != 5 {
+				t.Errorf("seed %d: of 5 committed records %d are there", seed, f.HighWatermark)
+			}
+		})
+	}
+}
