@@ -52,10 +52,11 @@ func (r *replicator) groupSync() (*groups.Sync, error) {
 		return nil, err
 	}
 	sourceID, targetID := engine.ClusterIDs()
+	opposite := engine.SourceGroups()
 	sync, err := groups.New(groups.Options{
 		Replicator: r.name, Source: source, Target: target, SourceClusterID: sourceID, TargetClusterID: targetID,
 		Groups: filter, Topics: r.options.Filter, Naming: r.options.Naming,
-		SourceRoutes: engine.SourceRoutes(), TargetRoutes: engine.TargetRoutes(), Records: engine.TargetGroups(), Opposite: engine.SourceGroups(),
+		SourceRoutes: engine.SourceRoutes(), TargetRoutes: engine.TargetRoutes(), Records: engine.TargetGroups(), Opposite: opposite, Through: opposite.Through,
 		Interval: r.settings.Groups.SyncInterval.Std(), Deleted: r.settings.Groups.Deleted, Logger: r.log,
 	})
 	if err != nil {

@@ -49,6 +49,7 @@ type facts struct {
 	sourceInto []path // of the replicators that write to the source
 	targetInto []path // of those that write to the target, ours among them
 	back       []path // those of sourceInto that read the target
+	roundabout bool   // the target\'s own records come to the source through a third cluster
 
 	deleted    dr.DeletedGroups
 	renewAfter time.Duration // age at which an unchanged commit is written again
@@ -100,6 +101,12 @@ func (f facts) decide() decision {
 	}
 	if o := f.echo(); o != nil {
 		return f.reversed(o)
+	}
+	if f.roundabout && len(f.back) == 0 {
+		return decision{
+			state: dr.GroupUnmapped, translated: none,
+			reason: "the target's own records come to the source through a third cluster: how far they were read is not known; a replicator from the target to the source tells it",
+		}
 	}
 	if f.unchanged() {
 		return decision{state: dr.GroupSynced, translated: f.own.written, settled: true}

@@ -154,6 +154,10 @@ func TestDecide_OneWay(t *testing.T) {
 			},
 			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600},
 		},
+		{
+			"the target's records come in a roundabout way: they might be skipped", func(f *facts) { f.roundabout = true },
+			outcome{State: dr.GroupUnmapped, Offset: none, Reason: "through a third cluster"},
+		},
 		{"not replicated", func(f *facts) { f.replicated = false }, outcome{State: dr.GroupUnmapped, Offset: none, Reason: "not replicated so far"}},
 		{
 			"somebody else's position stays", func(f *facts) { f.own, f.present = carried(400, 500, 450), 555 },
@@ -247,6 +251,7 @@ func TestDecide_TwoWay(t *testing.T) {
 		want   outcome
 	}{
 		{"before the target's records: exact", func(f *facts) { f.committed = 400 }, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 400}},
+		{"at them, and in a roundabout way, too", func(f *facts) { f.committed, f.roundabout = 500, true }, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 500}},
 		{"at them", func(f *facts) { f.committed = 500 }, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 500}},
 		{"in the midst of them", func(f *facts) { f.committed = 520 }, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 520}},
 		{"behind them", func(f *facts) { f.committed = 700 }, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 650}},

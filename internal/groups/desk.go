@@ -51,7 +51,9 @@ type survey struct {
 	target    map[string]listed
 	pages     map[string][]*page // of our replicator, by group
 	topics    map[string]*topicView
-	failed    map[string]string // by group: why the last round of this worker could not write it
+
+	roundabout bool              // the target\'s records come to the source through a third cluster
+	failed     map[string]string // by group: why the last round of this worker could not write it
 }
 
 // groupView is one group.
@@ -107,7 +109,7 @@ func (d *desk) survey(ctx context.Context, only []string, stable bool) (*survey,
 		return nil, &stateError{fmt.Errorf("target cluster: %w", err)}
 	}
 	d.learn(ctx)
-	s := &survey{d: d, stable: stable, topics: map[string]*topicView{}, pages: map[string][]*page{}}
+	s := &survey{d: d, roundabout: d.o.Through(d.o.TargetClusterID), stable: stable, topics: map[string]*topicView{}, pages: map[string][]*page{}}
 	for _, x := range d.own.pages {
 		if x.page != nil && x.page.key.replicator == d.o.Replicator {
 			s.pages[x.page.key.group] = append(s.pages[x.page.key.group], x.page)
@@ -392,7 +394,7 @@ func (s *survey) facts(g *groupView, e *entry, w *paths) facts {
 	f := facts{
 		source: tv.sourceLog, target: tv.targetLog,
 		asked: s.sourceErr == nil && g.sourceErr == nil, committed: e.committed.offset, metadata: e.committed.metadata, sourceEmpty: g.source.empty(),
-		present: e.present, active: g.target.hasMembers(), replicated: w.replicated,
+		present: e.present, active: g.target.hasMembers(), replicated: w.replicated, roundabout: s.roundabout,
 		sourceInto: w.sourceInto, targetInto: w.targetInto, back: w.back, deleted: d.o.Deleted, renewAfter: d.renewAfter,
 	}
 	if g.kind == kindShare { // brokers do not forget start offsets, and delete them for whole topics only

@@ -47,6 +47,10 @@ type Options struct {
 	Records                    Records // required: in the target's state topic
 	Opposite                   View    // the same of the source's state topic; nil means that nobody writes to the source
 
+	// Through reports whether records native to a cluster come to the source
+	// through a third one. nil means that none do.
+	Through func(clusterID string) bool
+
 	Interval time.Duration    // between rounds; default 5 s, at least 500 ms
 	Deleted  dr.DeletedGroups // default dr.GroupsKeep
 
@@ -80,6 +84,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Opposite == nil {
 		o.Opposite = emptyView{}
+	}
+	if o.Through == nil {
+		o.Through = func(string) bool { return false }
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -17,7 +17,7 @@ import (
 // acknowledged behind it is delivered again.
 
 // errNoShares is why share groups can't be carried.
-var errNoShares = errors.New("brokers do not know share groups, or do not tell their start offsets (Kafka 4.2 does)")
+var errNoShares = errors.New("brokers do not know share groups, or do not tell their start offsets (those of Kafka 4.4 do)")
 
 // fetchShares adds the start offsets of share groups.
 func fetchShares(ctx context.Context, cl *kgo.Client, groups []string, out map[string]commits) {

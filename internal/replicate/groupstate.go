@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -21,6 +22,12 @@ const prefixGroups = "c/group/"
 type GroupState struct {
 	table *kstate.Table
 	e     *Engine // nil: read only
+
+	mu struct {
+		sync.Mutex
+		changes uint64              // of the registry that the rest was made of
+		through map[string]struct{} // ids of clusters
+	}
 }
 
 // TargetGroups returns the records that lie on the target: those of this
@@ -46,6 +53,26 @@ func (g *GroupState) Refresh(ctx context.Context) error {
 // must not call the GroupState.
 func (g *GroupState) Range(fn func(key string, value []byte)) {
 	g.table.Range(controlPartition, prefixGroups, fn)
+}
+
+// Through reports whether records that are native to a cluster came to this one
+// through a third, by a replicator that forwards all.
+func (g *GroupState) Through(clusterID string) bool {
+	const kind = "c/pid"
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if n := g.table.Changes(controlPartition, kind); g.mu.through == nil || n != g.mu.changes {
+		g.mu.changes, g.mu.through = n, map[string]struct{}{}
+		g.table.Range(controlPartition, kind+"/", func(_ string, value []byte) {
+			// What can't be read here stops the replicator that reads this
+			// cluster, see registry.
+			if r, err := decode[registration](value); err == nil && len(r.Path) > 1 {
+				g.mu.through[r.Path[0]] = struct{}{}
+			}
+		})
+	}
+	_, ok := g.mu.through[clusterID]
+	return ok
 }
 
 // groupsWriteTimeout bounds a write of many records.
