@@ -11,32 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/anabranch/anabranch/internal/dr"
-	"github.com/anabranch/anabranch/internal/groups"
-	"github.com/anabranch/anabranch/internal/ktest"
 )
-
-// TestReal_Kinds has groups that are not classic ones, and follows deletions.
-func TestReal_Kinds(t *testing.T) {
-	t.Parallel() // most of it is waiting
-	a, b := newSide(t, ktest.Options{}), newSide(t, ktest.Options{})
-	old := newSide(t, ktest.Options{Version: ktest.Oldest})
-	ab := startEdge(t, "ab", a, b, func(o *groups.Options) { o.Deleted = dr.GroupsFollow })
-	toOld := startEdge(t, "old", a, old, nil)
-	for _, c := range []struct {
-		name string
-		run  func(t *testing.T, a, b *side, ab *edge)
-	}{
-		{"a share group goes on at its start offset", realShare},
-		{"a share group and brokers that know none", func(t *testing.T, a, _ *side, _ *edge) { realNoShare(t, a, toOld) }},
-		{"a streams group", realStreams},
-		{"commits that are deleted at the source", realDeleted},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			c.run(t, a, b, ab)
-		})
-	}
-}
 
 // acquire lets a member of a share group take records, and acknowledges them all.
 func (s *side) acquire(t *testing.T, group, topic string, n int) []string {
@@ -79,7 +54,8 @@ func (s *side) shareStart(t *testing.T, group, topic string, at int64) {
 	})
 }
 
-func realShare(t *testing.T, a, b *side, ab *edge) {
+func bothShare(t *testing.T, p pair) {
+	a, b, ab := p.a, p.b, p.ab
 	a.create(t, "shared", 1)
 	a.write(t, "shared", "r", 30)
 	a.shareStart(t, "shared", "shared", 4)
@@ -104,7 +80,9 @@ func realShare(t *testing.T, a, b *side, ab *edge) {
 	}
 }
 
-func realNoShare(t *testing.T, a *side, toOld *edge) {
+// noShare has a target whose brokers know no share groups.
+func noShare(t *testing.T, a *side, toOld *edge) {
+	t.Helper()
 	a.create(t, "unshared", 1)
 	a.write(t, "unshared", "r", 3)
 	a.shareStart(t, "unshared", "unshared", 2)
@@ -114,9 +92,10 @@ func realNoShare(t *testing.T, a *side, toOld *edge) {
 	})
 }
 
-// realStreams has a streams group (KIP-1071) without a Java application: one member
+// bothStreams has a streams group (KIP-1071) without a Java application: one member
 // that joins with a topology, and commits.
-func realStreams(t *testing.T, a, b *side, ab *edge) {
+func bothStreams(t *testing.T, p pair) {
+	a, b, ab := p.a, p.b, p.ab
 	a.create(t, "streamed", 1)
 	a.write(t, "streamed", "r", 20)
 	epoch := a.streams(t, "streams-app", "streamed", "m1", 0)

@@ -35,6 +35,8 @@ func TestReal_TwoWay(t *testing.T) {
 		{"both sides are written", bothWritten},
 		{"nothing moves when nothing happens", bothEcho},
 		{"a new consumer protocol", bothNewProtocol},
+		{"a share group goes on at its start offset", bothShare},
+		{"a streams group", bothStreams},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
