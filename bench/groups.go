@@ -25,7 +25,7 @@ import (
 const groupsMode = "groups"
 
 const (
-	groupRecords    = 20_000 // of each partition, and up to a thousand more
+	groupRecords    = 60_000 // of each partition, and up to a thousand more
 	groupPace       = 100    // records that each partition gets at once
 	groupPaceEvery  = 40 * time.Millisecond
 	groupsPerLag    = 5
@@ -123,11 +123,13 @@ func (s *stage) movers() []mover {
 }
 
 // mirrorGroupProperties have MirrorMaker 2 carry groups, and look once a second
-// where it would look once a minute.
+// where it would look once a minute, which is also how often it writes offset syncs
+// that it held back.
 func mirrorGroupProperties(lagMax string) map[string]string {
 	return map[string]string{
 		"groups": ".*", "emit.checkpoints.enabled": "true", "sync.group.offsets.enabled": "true", "offset.lag.max": lagMax,
-		"refresh.groups.enabled": "true", "refresh.groups.interval.seconds": "1",
+		"secondary.offset.flush.interval.ms": "1000",
+		"refresh.groups.enabled":             "true", "refresh.groups.interval.seconds": "1",
 		"emit.checkpoints.interval.seconds": "1", "sync.group.offsets.interval.seconds": "1",
 	}
 }
@@ -190,7 +192,7 @@ func (s *stage) movedBy(ctx context.Context, contestant, topic string, note func
 		return nil, err
 	}
 	// Who has read everything reads on, too.
-	if err := w.write(ctx, func(p int32) int64 { return w.next[p] + 2 }); err != nil {
+	if err := w.write(ctx, func(p int32) int64 { return size[p] + 2 }); err != nil {
 		return nil, err
 	}
 	if err := s.copied(ctx, topic); err != nil {

@@ -24,7 +24,7 @@ type group struct {
 	way   way
 	steps [][partitions]int64 // what it commits, one after the other
 	at    [partitions]int64   // its commits on the source when it moved over
-	lag   [partitions]int64   // what it had not read then
+	lag   [partitions]int64   // what it had not read then; before, what it is to leave
 }
 
 // play prepares the topics, starts the workers, and takes sample after sample.
@@ -91,6 +91,12 @@ func (s *stage) batch(ctx context.Context, n int) error {
 		return err
 	}
 	for step := range steps {
+		if step == steps-1 {
+			// What was written meanwhile, and may not be copied yet, is no lag.
+			if err := s.finish(ctx, list); err != nil {
+				return err
+			}
+		}
 		if err := s.move(ctx, list, step); err != nil {
 			return err
 		}
@@ -148,7 +154,8 @@ func (s *stage) groups(ctx context.Context, batch, steps int) ([]*group, error) 
 		}
 		for p := range int32(partitions) {
 			end := ends[t.name][p].Offset
-			to := end - s.drawLag(end)
+			g.lag[p] = s.drawLag(end)
+			to := end - g.lag[p]
 			at := []int64{to}
 			for len(at) < steps {
 				at = append(at, s.rng.Int64N(to+1))
@@ -176,6 +183,31 @@ func (s *stage) drawLag(end int64) int64 {
 	default:
 		return min(end, int64(math.Exp(s.rng.Float64()*math.Log(float64(end)+1)))-1)
 	}
+}
+
+// finish sets the last position of each group to where it leaves the lag that was
+// drawn for it now. Who has read nothing goes on like that.
+func (s *stage) finish(ctx context.Context, list []*group) error {
+	ends := map[string]kadm.ListedOffsets{}
+	for _, t := range s.topics {
+		of, err := s.source.adm.ListCommittedOffsets(ctx, t.name)
+		if err == nil {
+			err = of.Error()
+		}
+		if err != nil {
+			return fmt.Errorf("list the ends of %s: %w", t.name, err)
+		}
+		ends[t.name] = of
+	}
+	for _, g := range list {
+		last := &g.steps[len(g.steps)-1]
+		for p := range last {
+			if last[p] > 0 {
+				last[p] = ends[g.topic.name][g.topic.name][int32(p)].Offset - g.lag[p] //nolint:gosec // few
+			}
+		}
+	}
+	return nil
 }
 
 // move has every group commit its next position.
