@@ -13,11 +13,12 @@ import (
 // written before the commit that it speaks of, so the target's commit is either
 // written or before.
 type memory struct {
-	from     logID  // that the replicator reads
-	carried  int64  // commit there, -1: none so far
-	at       vector // what the commit means
-	written  int64  // commit on the cluster that the replicator writes to
-	before   int64  // what was there when written was decided on, -1: nothing
+	from     logID   // that the replicator reads
+	carried  int64   // commit there, -1: none so far
+	at       vector  // what the commit means
+	written  int64   // commit on the cluster that the replicator writes to
+	before   int64   // what was there when written was decided on, -1: nothing
+	tried    []int64 // of earlier decisions, not seen there since: they may come late
 	metadata string
 	resets   int32 // how often it followed a commit backwards
 	alone    bool  // since a reset, what the opposite replicator knows does not count
@@ -161,7 +162,29 @@ func (f facts) unchanged() bool {
 			return false // a replicator that is new
 		}
 	}
-	return true
+	if slices.ContainsFunc(f.sourceInto, path.cut) || slices.ContainsFunc(f.targetInto, path.cut) {
+		return false
+	}
+	_, over := f.overrun()
+	return !over
+}
+
+// overrun returns the first record that was not read where that lies before what
+// was written, and the target still has that commit. When it was written there was
+// none: the target's log was cut since, and its offsets were given anew.
+func (f facts) overrun() (place int64, over bool) {
+	if f.own == nil || f.present < 0 || f.present != f.own.written {
+		return 0, false
+	}
+	place = f.present
+	for _, r := range f.targetInto {
+		if at, ok := f.own.at.get(r.from); ok {
+			if first, known := r.behind(at); known {
+				place = min(place, first)
+			}
+		}
+	}
+	return place, place < f.present
 }
 
 // gained reports whether a position knows a cluster that what was remembered
@@ -223,11 +246,18 @@ func (f facts) follow(carried int64, at vector, next memory, down bool) decision
 	if r.unknown != "" {
 		return decision{state: dr.GroupUnmapped, translated: none, reason: r.unknown}
 	}
+	if place, over := f.overrun(); over {
+		down = true
+		if r.fit == offsets.FitEarlier && len(f.sourceInto) == 0 { // what the map folded lay before the cut
+			r.offset, r.fit, r.readAgain = max(r.offset, place), offsets.FitExact, 0
+		}
+	}
 	d := decision{translated: r.offset, readAgain: r.readAgain}
 	d.state, d.reason = f.quality(r)
 	next.carried, next.at, next.written, next.before, next.atMs = carried, at, r.offset, f.present, f.now.UnixMilli()
 	final := d.state == dr.GroupSynced && len(r.ahead) == 0 && next.exact
 	next.exact = final
+	next.tried = f.own.attempts(f.present, next.written)
 	ours := f.ours()
 	mayMove := ours || f.carriedBack()
 	switch there := f.present == r.offset; {
@@ -269,10 +299,33 @@ func (m *memory) wrote(offset int64) bool {
 	return m != nil && offset >= 0 && (m.written == offset || m.before == offset)
 }
 
+// keepTried bounds the attempts that are remembered.
+const keepTried = 4
+
+// attempts returns the commits whose outcome is not known: the request was not
+// answered, or its worker stood still for a while and another took over. A broker
+// may take them up to now.
+func (m *memory) attempts(present, next int64) []int64 {
+	if m == nil {
+		return nil
+	}
+	out := slices.Clone(m.tried)
+	if m.written >= 0 && m.written != present {
+		out = append(out, m.written)
+	}
+	out = slices.DeleteFunc(out, func(offset int64) bool { return offset == present || offset == next })
+	slices.Sort(out)
+	out = slices.Compact(out)
+	return out[max(0, len(out)-keepTried):]
+}
+
+// late reports whether a commit is one of the attempts.
+func (m *memory) late(offset int64) bool { return m != nil && slices.Contains(m.tried, offset) }
+
 // ours reports whether the target's commit was written by a replicator, or
 // there is none.
 func (f facts) ours() bool {
-	if f.present < 0 || f.own.wrote(f.present) {
+	if f.present < 0 || f.own.wrote(f.present) || f.own.late(f.present) {
 		return true
 	}
 	for _, m := range f.beside {
@@ -297,7 +350,7 @@ func (f facts) carriedBack() bool {
 // lowest is what the target's commit must not fall below. Where what was
 // remembered last was never committed, that counts and not what is there.
 func (f facts) lowest(ours bool) int64 {
-	if ours && f.own.wrote(f.present) {
+	if ours && (f.own.wrote(f.present) || f.own.late(f.present)) {
 		return f.own.written
 	}
 	return f.present

@@ -41,6 +41,16 @@ func folded(t *testing.T) *offsets.Map {
 	return m
 }
 
+// more adds an extent to the map of a route, which goes on to its end.
+func more(t *testing.T, p path, e offsets.Extent) path {
+	t.Helper()
+	if err := p.Map.Add(e); err != nil {
+		t.Fatal(err)
+	}
+	p.Position, p.TargetEnd = e.Source+e.Length, e.Target+e.Length
+	return p
+}
+
 // oneWay has source offsets 0 to 999 at target offsets 100 to 1099.
 func oneWay(t *testing.T) facts {
 	t.Helper()
@@ -112,6 +122,10 @@ func TestDecide_OneWay(t *testing.T) {
 			"so is the one before, if the last was not committed", func(f *facts) { f.own, f.present = carried(500, 600, 450), 450 },
 			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600},
 		},
+		{"so is an earlier one that came late", func(f *facts) {
+			f.own, f.present = carried(500, 600, 450), 520
+			f.own.tried = []int64{520}
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600}},
 		{
 			"a commit that is gone on the target is written again", func(f *facts) { f.own = carried(500, 600, 550) },
 			outcome{Act: actCommit, State: dr.GroupSynced, Offset: 600},
@@ -158,6 +172,30 @@ func TestDecide_OneWay(t *testing.T) {
 			"the target's records come in a roundabout way: they might be skipped", func(f *facts) { f.roundabout = true },
 			outcome{State: dr.GroupUnmapped, Offset: none, Reason: "through a third cluster"},
 		},
+		{"the target's log was cut, and nobody decided so far", func(f *facts) {
+			f.targetInto[0].Halt = string(dr.HaltTargetTruncated)
+			f.own, f.present = carried(500, 600, 550), 600
+			f.own.exact = true
+		}, outcome{State: dr.GroupUnmapped, Offset: none, Reason: "halted with TARGET_TRUNCATED"}},
+		{"what was written behind a cut is taken back before the records that came in its place", func(f *facts) {
+			// Cut at target offset 590, a marker at it, and the source goes on at 500.
+			f.targetInto[0].Map.Restart(500, 591)
+			f.targetInto[0] = more(t, f.targetInto[0], offsets.Extent{Source: 500, Target: 591, Length: 500})
+			f.own, f.present = carried(500, 600, 550), 600
+			f.own.exact = true
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 591}},
+		{"also where what it had not read is lost", func(f *facts) {
+			f.targetInto[0].Map.Restart(510, 591)
+			f.targetInto[0] = more(t, f.targetInto[0], offsets.Extent{Source: 510, Target: 591, Length: 490})
+			f.own, f.present = carried(500, 600, 550), 600
+			f.own.exact = true
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 591}},
+		{"one before the cut stays", func(f *facts) {
+			f.targetInto[0].Map.Restart(510, 691)
+			f.targetInto[0] = more(t, f.targetInto[0], offsets.Extent{Source: 510, Target: 691, Length: 490})
+			f.own, f.present = carried(500, 600, 550), 600
+			f.own.exact = true
+		}, outcome{State: dr.GroupSynced, Offset: 600, Settled: true}},
 		{"not replicated", func(f *facts) { f.replicated = false }, outcome{State: dr.GroupUnmapped, Offset: none, Reason: "not replicated so far"}},
 		{
 			"somebody else's position stays", func(f *facts) { f.own, f.present = carried(400, 500, 450), 555 },
@@ -240,6 +278,29 @@ func TestDecide_OneWay(t *testing.T) {
 				t.Errorf("decision (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// A commit that was sent and not seen may come when the next one is decided on.
+func TestDecide_LateCommit(t *testing.T) {
+	t.Parallel()
+	f := oneWay(t)
+	f.own, f.present = carried(420, 520, 450), 450
+	d := decide(f)
+	if d.act != actCommit || d.keep.written != 600 || d.keep.before != 450 {
+		t.Fatalf("decision %+v: want a commit of 600", d)
+	}
+	f.own, f.present = &d.keep, 520
+	if again := decide(f); again.act != actCommit || again.keep.written != 600 {
+		t.Errorf("the late one: decision %+v, want a commit of 600", again)
+	}
+	f.own.tried, f.present = []int64{900}, 900 // of before a reset
+	if again := decide(f); again.act != actCommit || again.keep.written != 600 {
+		t.Errorf("one of before a reset: decision %+v, want a commit of 600", again)
+	}
+	f.present = 530
+	if other := decide(f); other.state != dr.GroupHeld {
+		t.Errorf("somebody else's: state %s, want %s", other.state, dr.GroupHeld)
 	}
 }
 
@@ -363,6 +424,9 @@ func TestDecide_TwoWay(t *testing.T) {
 			},
 			outcome{State: dr.GroupUnmapped, Offset: none, Reason: "older than what replicator from-B knows"},
 		},
+		{"the source's log was cut, and nobody decided so far: nothing is said of what was read there", func(f *facts) {
+			f.sourceInto[0].Halt = string(dr.HaltTargetTruncated)
+		}, outcome{State: dr.GroupUnmapped, Offset: none, Reason: "from-B is halted with TARGET_TRUNCATED"}},
 		{"not where it is not known how far they were read", func(f *facts) {
 			f.sourceInto = []path{route(t, logB, 500, 500)}
 			f.back, f.committed, f.own, f.present = f.sourceInto, 700, carried(700, 650, 600), 650

@@ -81,6 +81,7 @@ type partJSON struct {
 	At        []int64 `json:"at,omitempty"`
 	Written   int64   `json:"written"`
 	Before    int64   `json:"before"`
+	Tried     []int64 `json:"tried,omitempty"`
 	Metadata  string  `json:"metadata,omitempty"`
 	Resets    int32   `json:"resets,omitempty"`
 	Alone     bool    `json:"alone,omitempty"`
@@ -100,7 +101,7 @@ func (p *page) encode() []byte {
 	}
 	for n, m := range p.parts {
 		pj := partJSON{
-			Partition: n, Carried: m.carried, Written: m.written, Before: m.before,
+			Partition: n, Carried: m.carried, Written: m.written, Before: m.before, Tried: m.tried,
 			Metadata: m.metadata, Resets: m.resets, Alone: m.alone, Exact: m.exact, AtMs: m.atMs,
 		}
 		if len(m.at) > 0 {
@@ -147,7 +148,7 @@ func decodePage(key string, value []byte) (*page, error) {
 	}
 	for _, pj := range r.Partitions {
 		m := &memory{
-			from: logOf(r.From, k.topicID), carried: pj.Carried, written: pj.Written, before: pj.Before,
+			from: logOf(r.From, k.topicID), carried: pj.Carried, written: pj.Written, before: pj.Before, tried: pj.Tried,
 			metadata: pj.Metadata, resets: pj.Resets, alone: pj.Alone, exact: pj.Exact, atMs: pj.AtMs,
 		}
 		if len(pj.At) > len(r.Logs) {

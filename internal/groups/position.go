@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/offsets"
 )
 
@@ -29,6 +30,22 @@ type path struct {
 	offsets.Route
 
 	from logID
+}
+
+// cut reports whether the log that the route writes to lost what its map speaks
+// of, and nobody decided so far where the replicator goes on: offsets behind the
+// cut mean other records now.
+func (p path) cut() bool { return p.Halt == string(dr.HaltTargetTruncated) }
+
+func (p path) cutReason() string {
+	return fmt.Sprintf("replicator %s is halted with %s: offsets that were lost there are given to other records", p.Replicator, p.Halt)
+}
+
+// behind returns the place of the first record at or behind a position that the
+// map knows exactly. ok is false where it knows none.
+func (p path) behind(position int64) (place int64, ok bool) {
+	place, fit := p.Map.ToTarget(max(position, p.Map.Floor().SourceEnd))
+	return place, fit == offsets.FitExact
 }
 
 // component is the next unread offset of one cluster's own records, as offset
@@ -80,6 +97,9 @@ type located struct {
 func locate(log logID, offset int64, into []path) located {
 	out := located{at: vector{{log, offset}}, exact: vector{{log, offset}}}
 	for _, r := range into {
+		if r.cut() {
+			return located{unknown: r.cutReason()}
+		}
 		from, fit := r.ToSource(offset)
 		if fit == offsets.FitUnknown {
 			return located{unknown: fmt.Sprintf("offset %d is older than what replicator %s knows of its records there", offset, r.Replicator)}
@@ -123,6 +143,9 @@ func render(target logID, at vector, into, back []path) rendering {
 		from, ok := at.get(r.from)
 		if !ok {
 			continue
+		}
+		if r.cut() {
+			return rendering{offset: -1, unknown: r.cutReason()}
 		}
 		to, fit := r.ToTarget(from)
 		if fit == offsets.FitUnknown {

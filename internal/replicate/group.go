@@ -53,6 +53,15 @@ func (e *Engine) leaseHolds() bool {
 	return time.Since(l.base)-time.Duration(l.at.Load()) < l.timeout/2 || seeded.Bug("lease-endless")
 }
 
+// leadIsOver reports whether this worker has slot 0 as far as it knows, and no
+// lease that says so: it stood still for a while, and another may lead by now.
+func (e *Engine) leadIsOver() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, leads := e.mu.cancels[0]
+	return leads && !e.leaseHolds()
+}
+
 // confirmLease waits until the group answered a request of this worker that
 // was sent after since, or ctx ends. A worker whose slot was taken over by
 // another asks the group first whether the slot is still its own.
@@ -183,7 +192,9 @@ func (e *Engine) groupID() string { return "anabranch-" + e.o.Name }
 // join is one membership in the group.
 func (e *Engine) join(ctx, base context.Context) error {
 	e.setPhase(dr.ReplicatorCreating, "joining the group of workers")
+	e.mu.Lock() // of leadIsOver
 	e.lease.start(e.o.SessionTimeout)
+	e.mu.Unlock()
 	cl, err := e.o.Target.Dial(
 		kgo.ConsumerGroup(e.groupID()), kgo.ConsumeTopics(kstate.Topic), kgo.InstanceID(e.o.WorkerID),
 		kgo.SessionTimeout(e.o.SessionTimeout), kgo.HeartbeatInterval(e.o.SessionTimeout/6), kgo.RebalanceTimeout(30*time.Second),

@@ -84,6 +84,9 @@ func (g *GroupState) Write(ctx context.Context, values map[string][]byte) error 
 	if g.e == nil {
 		return errors.New("bug: the records of groups on the source belong to others")
 	}
+	if g.e.leadIsOver() { // what it would write may not be the newest any more
+		return fmt.Errorf("write %d records of groups: %w", len(values), errLease)
+	}
 	ctx, cancel := context.WithTimeout(ctx, groupsWriteTimeout)
 	defer cancel()
 	records := make([]*kgo.Record, 0, len(values))

@@ -135,3 +135,15 @@ func TestSlot_OldRecordsWaitForTheSessionOfWhoWasFenced(t *testing.T) {
 		now = p.oldFrom
 	}
 }
+
+// TestGroupState_WritesNothingWithoutTheLease: a worker that stood still for long
+// would write records over the newer ones of whoever leads now.
+func TestGroupState_WritesNothingWithoutTheLease(t *testing.T) {
+	t.Parallel()
+	e := &Engine{}
+	e.mu.cancels = map[int32]*ownedSlot{0: {}}
+	e.lease.start(0)
+	if err := e.TargetGroups().Write(t.Context(), map[string][]byte{prefixGroups + "r": []byte("x")}); !errors.Is(err, errLease) {
+		t.Errorf("error %v, want %v", err, errLease)
+	}
+}
