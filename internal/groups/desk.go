@@ -46,6 +46,7 @@ type survey struct {
 	d         *desk
 	stable    bool  // no commits that an open transaction may replace
 	sourceErr error // the source does not answer
+	unlisted  error // some of its brokers do not say which groups they have: those that are new are missing
 	names     []string
 	source    map[string]listed
 	target    map[string]listed
@@ -117,11 +118,11 @@ func (d *desk) survey(ctx context.Context, only []string, stable bool) (*survey,
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		s.source, s.sourceErr = listGroups(gctx, d.o.Source)
+		s.source, s.unlisted, s.sourceErr = listGroups(gctx, d.o.Source)
 		return nil
 	})
 	g.Go(func() (err error) {
-		s.target, err = listGroups(gctx, d.o.Target)
+		s.target, _, err = listGroups(gctx, d.o.Target) // a group that is not listed: brokers refuse the commit if it has members
 		return err
 	})
 	if err := g.Wait(); err != nil {

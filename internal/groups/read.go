@@ -1,6 +1,7 @@
 package groups
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,21 +46,24 @@ const (
 )
 
 // listGroups returns the groups that we may see; those of a broker that does not
-// answer are missing, and it fails when none does. Brokers before ListGroups 5 (Kafka 3.7)
+// answer are missing, which partial says, and it fails when none does. Brokers before ListGroups 5 (Kafka 3.7)
 // know classic groups only.
-func listGroups(ctx context.Context, cl *kgo.Client) (map[string]listed, error) {
+func listGroups(ctx context.Context, cl *kgo.Client) (groups map[string]listed, partial, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	groups := map[string]listed{}
-	var first error
+	groups = map[string]listed{}
 	answered := false
 	for _, sh := range cl.RequestSharded(ctx, kmsg.NewPtrListGroupsRequest()) {
 		if sh.Err != nil {
-			first = errors.Join(first, sh.Err)
+			partial = errors.Join(partial, fmt.Errorf("list groups: broker %d: %w", sh.Meta.NodeID, sh.Err))
 			continue
 		}
+		resp := sh.Resp.(*kmsg.ListGroupsResponse)
 		answered = true
-		for _, g := range sh.Resp.(*kmsg.ListGroupsResponse).Groups {
+		if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+			partial = errors.Join(partial, fmt.Errorf("list groups: broker %d: %w", sh.Meta.NodeID, err))
+		}
+		for _, g := range resp.Groups {
 			kind := strings.ToLower(g.GroupType)
 			if kind == "" {
 				kind = kindClassic
@@ -68,9 +72,9 @@ func listGroups(ctx context.Context, cl *kgo.Client) (map[string]listed, error) 
 		}
 	}
 	if !answered {
-		return nil, fmt.Errorf("list groups: %w", first)
+		return nil, nil, cmp.Or(partial, errors.New("list groups: no broker answers"))
 	}
-	return groups, nil
+	return groups, partial, nil
 }
 
 // commit is a group's position in one partition, as its coordinator has it.

@@ -36,7 +36,7 @@ func (d *desk) round(ctx context.Context, stable bool, visit func(*survey, *grou
 			visit(s, g)
 		}
 	}
-	return errors.Join(s.sourceErr, failed)
+	return errors.Join(s.sourceErr, s.unlisted, failed)
 }
 
 // act does what was decided: remembers, then commits.
