@@ -147,7 +147,24 @@ func (f facts) decide() decision {
 		}
 	}
 	next.exact = len(here.exact) == len(here.at)
+	if f.wentOn() && !next.alone {
+		there := locate(f.target, f.present, f.targetInto)
+		if there.unknown != "" {
+			return decision{state: dr.GroupUnmapped, translated: none, reason: there.unknown}
+		}
+		at = at.merge(there.at)
+		next.exact = false // settled once the target's commit is ours
+	}
 	return f.follow(f.committed, at, next, down)
+}
+
+// wentOn reports whether the group went on at the target, behind what the opposite
+// replicator carried to the source, before it moved to the source: that cluster or
+// that replicator was gone, or the move was too quick. While it has members on the
+// source nobody carries that there any more. It is one group on both sides, and
+// what it read on either was read.
+func (f facts) wentOn() bool {
+	return !f.sourceEmpty && slices.ContainsFunc(f.opposite, func(o *memory) bool { return o.from == f.target && o.carried >= 0 && f.present > o.carried })
 }
 
 // unchanged reports whether the memory answers for the facts, so that the maps
@@ -259,9 +276,9 @@ func (f facts) follow(carried int64, at vector, next memory, down bool) decision
 	next.exact = final
 	next.tried = f.own.attempts(f.present, next.written)
 	ours := f.ours()
-	mayMove := ours || f.carriedBack()
+	known := ours || f.carriedBack()
 	switch there := f.present == r.offset; {
-	case there && !mayMove: // the same by chance: it is still somebody's own
+	case there && !known: // the same by chance, or the opposite replicator has still to carry it: it is still somebody's own
 		d.settled = final
 	case there && (f.active || f.own != nil && f.own.metadata == next.metadata):
 		d.settled = final
@@ -270,7 +287,7 @@ func (f facts) follow(carried int64, at vector, next memory, down bool) decision
 		}
 	case f.active:
 		d.state, d.reason = dr.GroupActive, "the group has members on the target"
-	case !mayMove:
+	case !known && !f.wentOn():
 		d.state = dr.GroupHeld
 		d.reason = fmt.Sprintf("the target's position %d was not written by a replicator; the source's would be %d there", f.present, r.offset)
 	case r.offset < f.lowest(ours) && (!down || !f.own.wrote(f.present)):

@@ -340,8 +340,23 @@ func TestDecide_TwoWay(t *testing.T) {
 		{"but not back", func(f *facts) {
 			f.committed, f.present, f.opposite = 650, 640, []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
 		}, outcome{State: dr.GroupSynced, Offset: 600, Reason: "not taken back"}},
-		{"one that it did not carry is held", func(f *facts) {
+		{"one that it did not carry is held while it may be carried yet", func(f *facts) {
 			f.committed, f.present, f.opposite = 800, 645, []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
+		}, outcome{State: dr.GroupHeld, Offset: 750, Reason: "was not written by a replicator"}},
+		{"once the group runs on the source it is moved on: the group went on there before", func(f *facts) {
+			f.sourceEmpty, f.committed, f.present, f.opposite = false, 800, 645, []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 750}},
+		{"and what was read there counts", func(f *facts) {
+			// As below, where the commit alone would be at 500.
+			f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
+			f.back, f.sourceEmpty, f.committed, f.present = f.sourceInto, false, 800, 645
+			f.opposite = []*memory{{from: logB, carried: 500, at: vector{{logA, 500}, {logB, 500}}, written: 690, before: 600}}
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 750}},
+		{"but not back", func(f *facts) {
+			f.sourceEmpty, f.committed, f.present, f.opposite = false, 650, 645, []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
+		}, outcome{State: dr.GroupSynced, Offset: 645}},
+		{"one before what it carried is held", func(f *facts) {
+			f.sourceEmpty, f.committed, f.present, f.opposite = false, 800, 635, []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
 		}, outcome{State: dr.GroupHeld, Offset: 750, Reason: "was not written by a replicator"}},
 		{"what the opposite replicator knows counts", func(f *facts) {
 			// As above, where the commit alone would be at 500.
