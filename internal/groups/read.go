@@ -254,9 +254,15 @@ type placeName struct {
 	partition int32
 }
 
-// endsOf returns the log end offsets of partitions. Those that can't be asked now
-// are missing.
-func endsOf(ctx context.Context, cl *kgo.Client, parts []placeName) map[placeName]int64 {
+// What offsetsOf asks for.
+const (
+	logEnd   = int64(-1)
+	logStart = int64(-2)
+)
+
+// offsetsOf returns the log end or log start offsets of partitions. Those that
+// can't be asked now are missing.
+func offsetsOf(ctx context.Context, cl *kgo.Client, parts []placeName, which int64) map[placeName]int64 {
 	out := make(map[placeName]int64, len(parts))
 	if len(parts) == 0 {
 		return out
@@ -273,7 +279,7 @@ func endsOf(ctx context.Context, cl *kgo.Client, parts []placeName) map[placeNam
 		rt.Topic = topic
 		for _, n := range list {
 			rp := kmsg.NewListOffsetsRequestTopicPartition()
-			rp.Partition, rp.Timestamp = n, -1
+			rp.Partition, rp.Timestamp = n, which
 			rt.Partitions = append(rt.Partitions, rp)
 		}
 		req.Topics = append(req.Topics, rt)

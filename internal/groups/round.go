@@ -41,6 +41,7 @@ func (d *desk) round(ctx context.Context, stable bool, visit func(*survey, *grou
 
 // act does what was decided: remembers, then commits.
 func (s *survey) act(ctx context.Context, views []*groupView) error {
+	s.clamp(ctx, views)
 	pages := s.changedPages(views)
 	if len(pages) > 0 {
 		if err := s.d.o.Records.Write(ctx, pages); err != nil {
@@ -63,6 +64,33 @@ func (s *survey) act(ctx context.Context, views []*groupView) error {
 		}
 	}
 	return work.Wait()
+}
+
+// clamp takes commits that lie before the beginning of the target's log to that
+// beginning. A map is pruned when its replicator writes; retention goes on without
+// it, and a consumer that begins at an offset that is gone does what
+// auto.offset.reset says: with latest it skips all that is there.
+func (s *survey) clamp(ctx context.Context, views []*groupView) {
+	about := map[placeName][]*entry{}
+	for _, g := range views {
+		for i := range g.entries {
+			if e := &g.entries[i]; !g.stop && e.problem == nil && e.decision.act == actCommit {
+				at := placeName{e.view.target, e.key.partition}
+				about[at] = append(about[at], e)
+			}
+		}
+	}
+	starts := offsetsOf(ctx, s.d.o.Target, slices.Collect(maps.Keys(about)), logStart)
+	for at, list := range about {
+		start, ok := starts[at]
+		for _, e := range list {
+			if !ok {
+				e.problem = fmt.Errorf("target cluster: the log start offset of topic %s partition %d can't be asked now", at.topic, at.partition)
+			} else if d := &e.decision; d.keep.written < start {
+				d.keep.written, d.translated = start, start
+			}
+		}
+	}
 }
 
 // wants reports whether something is to be done for the group.

@@ -25,6 +25,7 @@ func TestReal_Scenarios(t *testing.T) {
 	}{
 		{"a commit in a topic without records", realEmpty},
 		{"a group that only committed beyond what is replicated", realOnlyAhead},
+		{"a position before the target's log is its beginning", realTrimmed},
 		{"a null commit on the target is no position", realNull},
 		{"leader epochs of the source mean nothing on the target", realEpochs},
 		{"after a restart it goes on with what it wrote", realRestart},
@@ -79,6 +80,27 @@ func realOnlyAhead(t *testing.T, a, b *side, ab *edge) {
 	ab.reaches(t, "only-ahead", dr.GroupSynced)
 	if got := b.consume(t, "only-ahead", "only-ahead", 1); got[0] != "r-10" {
 		t.Errorf("the first record read on the target is %s, want r-10", got[0])
+	}
+}
+
+// realTrimmed has a group whose next record is gone on the target, while nothing
+// is written that would tell the replicator: a consumer that resets to latest must
+// find what is left.
+func realTrimmed(t *testing.T, a, b *side, ab *edge) {
+	a.create(t, "trimmed", 1)
+	a.write(t, "trimmed", "r", 20)
+	a.commit(t, "copied", "trimmed", 20, "")
+	ab.reaches(t, "copied", dr.GroupSynced)
+	gone := kadm.Offsets{}
+	end, _ := b.committed(t, "copied", "trimmed")
+	gone.Add(kadm.Offset{Topic: "trimmed", At: end - 8})
+	if res, err := kadm.NewClient(b.client(t)).DeleteRecords(t.Context(), gone); err != nil || res.Error() != nil {
+		t.Fatal(err, res.Error())
+	}
+	a.commit(t, "trimmed", "trimmed", 5, "")
+	b.commitIs(t, "trimmed", end-8)
+	if got := b.consume(t, "trimmed", "trimmed", 1); got[0] != "r-12" {
+		t.Errorf("the first record read on the target is %s, want r-12", got[0])
 	}
 }
 

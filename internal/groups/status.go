@@ -33,7 +33,7 @@ func (s *survey) ends(ctx context.Context, views []*groupView) {
 		cl   *kgo.Client
 		want map[placeName]map[int32]int64
 	}{{s.d.o.Source, source}, {s.d.o.Target, target}} {
-		got := endsOf(ctx, side.cl, slices.Collect(maps.Keys(side.want)))
+		got := offsetsOf(ctx, side.cl, slices.Collect(maps.Keys(side.want)), logEnd)
 		for k, into := range side.want {
 			end, ok := got[k]
 			if !ok {

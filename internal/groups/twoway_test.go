@@ -32,6 +32,7 @@ func TestReal_TwoWay(t *testing.T) {
 	}{
 		{"failover and failback, each record once", bothFailover},
 		{"only the other side is written", bothOther},
+		{"a move before the last commits were carried", bothHurried},
 		{"both sides are written", bothWritten},
 		{"nothing moves when nothing happens", bothEcho},
 		{"a new consumer protocol", bothNewProtocol},
@@ -90,6 +91,33 @@ func bothFailover(t *testing.T, p pair) {
 	want := slices.Concat(numbered("a", 0, 20), numbered("b", 0, 10), numbered("c", 0, 5))
 	if diff := cmp.Diff(want, read); diff != "" {
 		t.Errorf("what the group read (-want +got):\n%s", diff)
+	}
+}
+
+// bothHurried moves a group before its last commits were carried, as after an
+// unplanned failover: nobody has to decide about that once it runs.
+func bothHurried(t *testing.T, p pair) {
+	p.both(t, "hurried")
+	p.a.write(t, "hurried", "a", 20)
+	p.a.consume(t, "hurried", "hurried", 8)
+	p.moved(t, p.ab, "hurried")
+	at, _ := p.b.committed(t, "hurried", "hurried")
+	cl := p.b.join(t, "hurried", "hurried") // the group lives on the other side: nothing is written there any more
+	defer cl.Close()
+	eventually(t, 20*time.Second, "the group has members", func() bool { return p.ab.look(t, "hurried").TargetState == "Stable" })
+	p.a.consume(t, "hurried", "hurried", 4) // and on the first one's last commits come too late
+	p.b.write(t, "hurried", "b", 6)
+	if fs := cl.PollRecords(t.Context(), 16); fs.Err() != nil || fs.NumRecords() == 0 {
+		t.Fatalf("%d records: %v", fs.NumRecords(), fs.Err())
+	}
+	if err := cl.CommitUncommittedOffsets(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if now, _ := p.b.committed(t, "hurried", "hurried"); now <= at {
+		t.Fatalf("the commit is %d, and was %d", now, at)
+	}
+	if st := p.ba.reaches(t, "hurried", dr.GroupSynced); st.Partitions[0].TargetOffset < 12 {
+		t.Errorf("status %+v: 12 records were read on the first side", st)
 	}
 }
 

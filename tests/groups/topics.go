@@ -202,6 +202,9 @@ func (s *stage) clean(ctx context.Context, t *topic) error {
 	return nil
 }
 
+// countQuiet is how long nothing must come until there is nothing more to come.
+const countQuiet = 3 * time.Second
+
 // count returns how many committed records a topic holds on the source.
 func (s *stage) count(ctx context.Context, t *topic) (int, error) {
 	ends, err := s.source.adm.ListEndOffsets(ctx, t.name)
@@ -220,7 +223,14 @@ func (s *stage) count(ctx context.Context, t *topic) (int, error) {
 	defer cl.Close()
 	n := 0
 	for open := partitions; open > 0; {
-		fs := cl.PollFetches(ctx)
+		// The last offset may hold nothing: the cleaner removes markers, too.
+		quiet, cancel := context.WithTimeout(ctx, countQuiet)
+		fs := cl.PollFetches(quiet)
+		over := quiet.Err() != nil
+		cancel()
+		if over && ctx.Err() == nil {
+			return n, nil
+		}
 		if err := errors.Join(fs.Err(), ctx.Err()); err != nil {
 			return 0, fmt.Errorf("count %s: %w", t.name, err)
 		}
