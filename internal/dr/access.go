@@ -41,7 +41,7 @@ const (
 	ACLStaged    ACLState = "STAGED"     // grants writing: kept for a failover, not made on the target
 	ACLOpen      ACLState = "OPEN"       // lets clients write on the target, made by somebody else, and the source has it or it is staged for the source
 	ACLForeign   ACLState = "FOREIGN"    // on the target only, made by somebody else: never removed
-	ACLHeld      ACLState = "HELD"       // denies everybody what the replicator does on the target: not made there
+	ACLHeld      ACLState = "HELD"       // not made on the target: denies everybody what the replicator does there, or allows what the source denies and the target does not
 	ACLRefused   ACLState = "REFUSED"    // the target does not take it, see reason; tried again
 	ACLFence     ACLState = "FENCE"      // made by a fence on this side: never copied
 	ACLNotCopied ACLState = "NOT_COPIED" // at the source, and none of this replicator's, see reason
@@ -69,7 +69,7 @@ type ACLEntry struct {
 	Reason   string   `json:"reason,omitempty"`
 	OnSource bool     `json:"on_source"`
 	OnTarget bool     `json:"on_target"`
-	Command  string   `json:"command,omitempty"` // STAGED, HELD: the kafka-acls.sh command that makes it on the target
+	Command  string   `json:"command,omitempty"` // STAGED, HELD denials: the kafka-acls.sh command that makes it on the target
 }
 
 // QuotaState says how a client quota of one side relates to the other side.
@@ -121,6 +121,7 @@ const (
 	AccessOff          AccessState = "OFF"            // not wanted by the file
 	AccessStarting     AccessState = "STARTING"       // not looked at so far
 	AccessRunning      AccessState = "RUNNING"        // kept in step
+	AccessPaused       AccessState = "PAUSED"         // compared and left alone while a move of the pair lasts, or while the target is the active cluster
 	AccessNoAuthorizer AccessState = "NO_AUTHORIZER"  // a cluster has no authorizer, so there is nothing to carry
 	AccessUnauthorized AccessState = "NOT_AUTHORIZED" // the replicator may not read or change them, see grants
 	AccessFailed       AccessState = "FAILED"         // see reason; tried again

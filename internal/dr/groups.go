@@ -1,6 +1,10 @@
 package dr
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // InternalGroupPrefix is the prefix of the consumer groups through which workers
 // share a replicator. No pattern ever matches them.
@@ -8,18 +12,30 @@ const InternalGroupPrefix = "anabranch-"
 
 // GroupFilter selects consumer groups by RE2 patterns that must match the whole
 // name. The zero value selects every group that is not internal.
-type GroupFilter struct{ names nameFilter }
+type GroupFilter struct {
+	names nameFilter
+	also  []string
+}
 
 // NewGroupFilter compiles the patterns. No include pattern means all groups but
 // internal ones (names that start with "__"). Exclude wins over include. Every
 // bad pattern is reported.
 func NewGroupFilter(include, exclude []string) (GroupFilter, error) {
 	names, err := newNameFilter(include, exclude)
-	return GroupFilter{names}, err
+	return GroupFilter{names: names}, err
+}
+
+// With returns a filter that also selects one group, whatever the patterns say,
+// although it may be internal.
+func (f GroupFilter) With(group string) GroupFilter {
+	f.also = append(slices.Clone(f.also), group)
+	return f
 }
 
 // Match reports whether the filter selects the group.
-func (f GroupFilter) Match(group string) bool { return f.names.match(group, InternalGroupPrefix) }
+func (f GroupFilter) Match(group string) bool {
+	return slices.Contains(f.also, group) || f.names.match(group, InternalGroupPrefix)
+}
 
 // GroupState says how far the position of a consumer group on the target can be
 // trusted: of one partition, or of a whole group the worst of its partitions.
@@ -72,6 +88,18 @@ type GroupStatus struct {
 	ReadAgain   int64            `json:"read_again,omitempty"`
 	SyncedAt    time.Time        `json:"synced_at,omitzero"`  // the last time that a position was written
 	Partitions  []GroupPartition `json:"partitions,omitzero"` // nil: left out of a summary
+}
+
+// IncompleteGroupsError is returned together with a list of groups that may lack some:
+// not every broker of the source said which groups it has. Those that are listed
+// are as they say, and none counts as gone because of it.
+type IncompleteGroupsError struct {
+	Reasons []string // why, at least one
+}
+
+// Error names the reasons.
+func (e *IncompleteGroupsError) Error() string {
+	return "groups may be missing: " + strings.Join(e.Reasons, "; ")
 }
 
 // DeletedGroups says what happens on the target when a group's commit is gone

@@ -6,11 +6,12 @@ import "time"
 type ReplicatorState string
 
 // The states of a replicator (the names of Amazon MSK Replicator, plus
-// PAUSED and DEGRADED).
+// PAUSED, STOPPED and DEGRADED).
 const (
 	ReplicatorCreating ReplicatorState = "CREATING" // starting: clusters unreachable or slots not yet taken over
 	ReplicatorRunning  ReplicatorState = "RUNNING"
 	ReplicatorPaused   ReplicatorState = "PAUSED"
+	ReplicatorStopped  ReplicatorState = "STOPPED"  // by a run of its pair, see reason
 	ReplicatorUpdating ReplicatorState = "UPDATING" // slots move between workers
 	ReplicatorDeleting ReplicatorState = "DELETING"
 	ReplicatorFailed   ReplicatorState = "FAILED"
@@ -25,6 +26,7 @@ const (
 	TopicCreating      TopicState = "CREATING"       // to be created on the target, or not all pipelines started
 	TopicRunning       TopicState = "RUNNING"        // every partition runs
 	TopicPaused        TopicState = "PAUSED"         // the replicator is paused
+	TopicStopped       TopicState = "STOPPED"        // a run of the pair stopped the replicator
 	TopicDegraded      TopicState = "DEGRADED"       // some partitions are halted
 	TopicHalted        TopicState = "HALTED"         // the whole topic is halted, see reason
 	TopicSourceDeleted TopicState = "SOURCE_DELETED" // gone at the source, kept on the target
@@ -39,6 +41,7 @@ const (
 	PartitionStarting PartitionState = "STARTING" // no owner yet, or its position is being found
 	PartitionRunning  PartitionState = "RUNNING"
 	PartitionPaused   PartitionState = "PAUSED"
+	PartitionStopped  PartitionState = "STOPPED"
 	PartitionHalted   PartitionState = "HALTED"  // see reason
 	PartitionWaiting  PartitionState = "WAITING" // a cluster refuses for now (no leader, throttled, unreachable); retried by itself
 )
@@ -107,9 +110,18 @@ type WorkerStatus struct {
 	SeenAt  time.Time `json:"seen_at"`
 }
 
+// Throttled is how long the brokers of each side asked to wait because of client
+// quotas (KIP-219) within the last 10 s, in seconds: the sum of all connections of
+// all workers, so it may be more than 10.
+type Throttled struct {
+	Source float64 `json:"source"`
+	Target float64 `json:"target"`
+}
+
 // ReplicatorStatus is what is known of one replicator.
 type ReplicatorStatus struct {
 	Name                      string          `json:"name"`
+	Pair                      string          `json:"pair,omitempty"` // that makes it
 	Source                    string          `json:"source"`
 	Target                    string          `json:"target"`
 	SourceClusterID           string          `json:"source_cluster_id,omitempty"`
@@ -124,6 +136,8 @@ type ReplicatorStatus struct {
 	ReplicationLatencySeconds float64         `json:"replication_latency_seconds"` // maximum of the last 10 s
 	ThroughputBytesPerSecond  float64         `json:"throughput_bytes_per_second"` // replicated, average of the last 10 s
 	BytesInPerSecond          float64         `json:"bytes_in_per_second"`         // read, also what provenance filtered out
+	RateLimit                 int64           `json:"rate_limit,omitempty"`        // bytes a second that all workers may write now; 0: no limit
+	Throttled                 Throttled       `json:"throttled,omitzero"`
 	Workers                   []WorkerStatus  `json:"workers"`
 	Topics                    []TopicStatus   `json:"topics"`
 }

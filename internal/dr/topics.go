@@ -1,23 +1,41 @@
 package dr
 
+import "slices"
+
 // InternalPrefix is the prefix of the topics that belong to Anabranch itself.
 // No pattern ever matches them.
 const InternalPrefix = "__anabranch"
 
+// CanaryName is the name of the topic that drills of a pair write to, and of the
+// group that commits in it. The replicators of the pair carry both.
+func CanaryName(pair string) string { return InternalPrefix + "_canary_" + pair }
+
 // TopicFilter selects topics by RE2 patterns that must match the whole name.
 // The zero value selects every topic that is not internal.
-type TopicFilter struct{ names nameFilter }
+type TopicFilter struct {
+	names nameFilter
+	also  []string
+}
 
 // NewTopicFilter compiles the patterns. No include pattern means all topics
 // but internal ones (names that start with "__"). Exclude wins over include.
 // Every bad pattern is reported.
 func NewTopicFilter(include, exclude []string) (TopicFilter, error) {
 	names, err := newNameFilter(include, exclude)
-	return TopicFilter{names}, err
+	return TopicFilter{names: names}, err
+}
+
+// With returns a filter that also selects one topic, whatever the patterns say,
+// although it may be internal.
+func (f TopicFilter) With(topic string) TopicFilter {
+	f.also = append(slices.Clone(f.also), topic)
+	return f
 }
 
 // Match reports whether the filter selects the topic.
-func (f TopicFilter) Match(topic string) bool { return f.names.match(topic, InternalPrefix) }
+func (f TopicFilter) Match(topic string) bool {
+	return slices.Contains(f.also, topic) || f.names.match(topic, InternalPrefix)
+}
 
 // TopicNames says how a source topic is named on the target.
 type TopicNames string

@@ -12,7 +12,7 @@ import (
 
 const (
 	chunkBytes  = 32 << 10
-	queueChunks = 256 // at most 8 MiB each way: enough for 100 MB/s over 80 ms
+	queueChunks = 1024 // at most 32 MiB each way; see also Rules.Window
 )
 
 // link is one connection through a proxy.
@@ -136,6 +136,7 @@ func (l *link) pass(from, to net.Conn, d Direction) {
 	rules, _ := l.proxy.rules()
 	budget := nextReset(r, rules.ResetEvery)
 	var last time.Time
+	var open window
 	for {
 		buf := make([]byte, chunkBytes)
 		n, err := from.Read(buf)
@@ -147,11 +148,17 @@ func (l *link) pass(from, to net.Conn, d Direction) {
 				return
 			}
 			now, _ := l.proxy.rules()
-			due := time.Now().Add(now.Delay + time.Duration(r.Float64()*float64(now.Jitter)))
+			if full := open.room(time.Now(), n, now.Window); !l.waitUntil(full) {
+				return
+			}
+			due := l.proxy.shared(d, n, now.SharedBytesPerSecond).Add(now.Delay + time.Duration(r.Float64()*float64(now.Jitter)))
 			if due.Before(last) {
 				due = last // Jitter never reorders.
 			}
 			last = due
+			if now.Window > 0 {
+				open.add(due.Add(now.Delay), n)
+			}
 			select {
 			case queue <- chunk{data: buf[:n], due: due}:
 			case <-l.ended:
@@ -165,6 +172,51 @@ func (l *link) pass(from, to net.Conn, d Direction) {
 			return
 		}
 	}
+}
+
+// window is what a connection has under way in one direction: sent, and not yet
+// known to have arrived.
+type window struct {
+	bytes int64
+	under []underway // in the order in which they arrive
+}
+
+type underway struct {
+	known time.Time // when the sender has heard that it arrived
+	bytes int
+}
+
+// room returns when n bytes more fit, a time that has passed if they do now. Bytes
+// that are larger than the window go alone. 0 is no window.
+func (w *window) room(now time.Time, n int, most int64) (at time.Time) {
+	for len(w.under) > 0 && (!w.under[0].known.After(now) || most > 0 && w.bytes+int64(n) > most) {
+		at = w.under[0].known
+		w.bytes -= int64(w.under[0].bytes)
+		w.under = w.under[1:]
+	}
+	return at
+}
+
+func (w *window) add(known time.Time, n int) {
+	w.under = append(w.under, underway{known, n})
+	w.bytes += int64(n)
+}
+
+// shared takes the place of n bytes on the line that all connections share in a
+// direction, and returns when the last of them has left.
+func (p *Proxy) shared(d Direction, n int, perSecond int64) time.Time {
+	now := time.Now()
+	if perSecond <= 0 {
+		return now
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	free := &p.mu.free[d/ToClient]
+	if free.Before(now) {
+		*free = now
+	}
+	*free = free.Add(time.Duration(float64(n) / float64(perSecond) * float64(time.Second)))
+	return *free
 }
 
 // nextReset draws after how many bytes a direction is reset.

@@ -31,8 +31,16 @@ type Rules struct {
 	Delay          time.Duration // added latency, each way; does not limit throughput
 	Jitter         time.Duration // up to this much more, by chance; order is kept
 	BytesPerSecond int64         // each way and connection; 0: unlimited
-	ResetEvery     int64         // a connection is reset after this many bytes on average, each way; 0: never
-	Refuse         bool          // new connections are accepted and reset at once
+	// SharedBytesPerSecond is the rate of the line, each way, that all connections
+	// have together, in the order in which their bytes come; 0: unlimited. A burst
+	// waits on it as in the queue of a router that drops nothing.
+	SharedBytesPerSecond int64
+	// Window is how many bytes of a connection are under way at once, each way, until
+	// the sender has heard that they arrived, as TCP's window; 0: 32 MiB that have not
+	// arrived.
+	Window     int64
+	ResetEvery int64 // a connection is reset after this many bytes on average, each way; 0: never
+	Refuse     bool  // new connections are accepted and reset at once
 }
 
 // ProxyOptions describe a proxy.
@@ -61,6 +69,7 @@ type Proxy struct {
 		listener net.Listener  // nil while down
 		links    map[*link]struct{}
 		made     uint64
+		free     [2]time.Time // when the shared line is, each way
 		closed   bool
 	}
 }

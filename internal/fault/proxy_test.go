@@ -310,3 +310,63 @@ func TestListenProxyRefusesBadOptions(t *testing.T) {
 		t.Error("bad listen address: no error")
 	}
 }
+
+func TestProxySharedLineAndWindow(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		rules       Rules
+		conns       int
+		bytes       int // of each connection
+		least, most time.Duration
+	}{
+		{"connections share the line", Rules{SharedBytesPerSecond: 8 << 20}, 4, 1 << 20, 450 * time.Millisecond, 2 * time.Second},
+		{"one alone has all of it", Rules{SharedBytesPerSecond: 8 << 20}, 1, 1 << 20, 110 * time.Millisecond, time.Second},
+		{"a window passes once a round trip", Rules{Delay: 50 * time.Millisecond, Window: 256 << 10}, 2, 1 << 20, 350 * time.Millisecond, 2 * time.Second},
+		{"without one latency limits nothing", Rules{Delay: 50 * time.Millisecond}, 2, 1 << 20, 100 * time.Millisecond, 300 * time.Millisecond},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, _ := startProxy(t, tt.rules)
+			began := time.Now()
+			var wg sync.WaitGroup
+			for range tt.conns {
+				wg.Go(func() {
+					c, err := net.Dial("tcp", p.Addr())
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer c.Close()
+					wg.Go(func() {
+						if _, err := c.Write(make([]byte, tt.bytes)); err != nil {
+							t.Error(err)
+						}
+					})
+					if _, err := io.ReadFull(c, make([]byte, tt.bytes)); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if took := time.Since(began); took < tt.least || took > tt.most {
+				t.Errorf("took %v, want %v to %v", took, tt.least, tt.most)
+			}
+		})
+	}
+}
+
+func TestWindowOpensWhenTheSenderHears(t *testing.T) {
+	now := time.Now()
+	var w window
+	if at := w.room(now, 10, 10); at.After(now) {
+		t.Errorf("an empty window is full until %v", at)
+	}
+	w.add(now.Add(time.Second), 6)
+	w.add(now.Add(2*time.Second), 4)
+	if at := w.room(now, 4, 10); !at.Equal(now.Add(time.Second)) {
+		t.Errorf("room for 4 in %v, want 1 s", at.Sub(now))
+	}
+	w.add(now.Add(3*time.Second), 4)
+	if at := w.room(now, 100, 10); !at.Equal(now.Add(3 * time.Second)) {
+		t.Errorf("room for what is larger in %v, want when all have arrived", at.Sub(now))
+	}
+}

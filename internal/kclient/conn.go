@@ -46,6 +46,11 @@ type Conn struct {
 	format   *kmsg.RequestFormatter
 	ahead    []byte     // read and not returned yet, in head
 	head     [1024]byte // small answers come with one read
+
+	mu struct {
+		sync.Mutex
+		muted time.Time // until then the broker does nothing for the connection
+	}
 }
 
 // Connect opens a connection to the broker at an address and authenticates. It
@@ -133,7 +138,7 @@ func (c *Conn) Encode(buf []byte, req kmsg.Request, correlation int32) []byte {
 func (c *Conn) Write(frame []byte, within time.Duration) error {
 	for len(frame) > 0 {
 		n := min(len(frame), progress)
-		if err := c.conn.SetDeadline(time.Now().Add(within)); err != nil {
+		if err := c.bound(c.conn.SetDeadline, within); err != nil {
 			return fmt.Errorf("write to a broker: %w", err)
 		}
 		if _, err := c.conn.Write(frame[:n]); err != nil {
@@ -160,7 +165,7 @@ func (c *Conn) WriteParts(parts net.Buffers, within time.Duration) error {
 			size += len(parts[n])
 			n++
 		}
-		if err := tcp.SetDeadline(time.Now().Add(within)); err != nil {
+		if err := c.bound(tcp.SetDeadline, within); err != nil {
 			return fmt.Errorf("write to a broker: %w", err)
 		}
 		piece := parts[:n]
@@ -173,7 +178,29 @@ func (c *Conn) WriteParts(parts net.Buffers, within time.Duration) error {
 }
 
 // ReadWithin bounds the reads that follow and the one that is under way.
-func (c *Conn) ReadWithin(d time.Duration) error { return c.conn.SetReadDeadline(time.Now().Add(d)) }
+func (c *Conn) ReadWithin(d time.Duration) error { return c.bound(c.conn.SetReadDeadline, d) }
+
+// Muted says that the broker neither reads from nor writes to the connection for
+// some time (KIP-219). Every deadline counts from then on, also that of what is
+// under way now, which gets the time within.
+func (c *Conn) Muted(d, within time.Duration) error {
+	c.mu.Lock()
+	c.mu.muted = time.Now().Add(d)
+	c.mu.Unlock()
+	return c.bound(c.conn.SetDeadline, within)
+}
+
+// bound sets a deadline: the given time from now, or from when the broker goes on.
+// It is set under the lock, so that Muted moves one that was made just before.
+func (c *Conn) bound(set func(time.Time) error, within time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	from := time.Now()
+	if c.mu.muted.After(from) {
+		from = c.mu.muted
+	}
+	return set(from.Add(within))
+}
 
 // ReadFrame reads one answer without its length. It waits for the answer as
 // long as ReadWithin says; every MiB of it has to come within the given time.

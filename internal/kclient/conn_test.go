@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -199,5 +200,51 @@ func TestHandOver_NotesHowLongTheSessionLasts(t *testing.T) {
 	var h handedOver
 	if c, _ := h.take(); c != nil {
 		t.Error("a connection out of nothing")
+	}
+}
+
+// TestConn_WhatABrokerMutesIsNotDead: a request that is being written, and an
+// answer that is waited for, get their time once the broker goes on.
+func TestConn_WhatABrokerMutesIsNotDead(t *testing.T) {
+	t.Parallel()
+	for name, wait := range map[string]time.Duration{"as long as it said": 6 * time.Minute, "longer": 7 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				client, broker := net.Pipe()
+				defer client.Close()
+				defer broker.Close()
+				c := &Conn{conn: client}
+				written, answered := make(chan error, 1), make(chan error, 1)
+				if err := c.ReadWithin(10 * time.Second); err != nil {
+					t.Fatal(err)
+				}
+				go func() { written <- c.Write(make([]byte, progress+1), 10*time.Second) }()
+				go func() {
+					_, err := c.ReadFrame(10*time.Second, func(n int) []byte { return make([]byte, n) })
+					answered <- err
+				}()
+				time.Sleep(5 * time.Second)
+				if err := c.Muted(6*time.Minute, 10*time.Second); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(wait)
+				if wait > 6*time.Minute {
+					if w, a := <-written, <-answered; !errors.Is(w, os.ErrDeadlineExceeded) || !errors.Is(a, os.ErrDeadlineExceeded) {
+						t.Fatalf("written: %v, answered: %v", w, a)
+					}
+					return
+				}
+				if _, err := io.ReadFull(broker, make([]byte, progress+1)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := broker.Write([]byte{0, 0, 0, 4, 1, 2, 3, 4}); err != nil {
+					t.Fatal(err)
+				}
+				if w, a := <-written, <-answered; w != nil || a != nil {
+					t.Fatalf("written: %v, answered: %v", w, a)
+				}
+			})
+		})
 	}
 }

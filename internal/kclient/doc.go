@@ -6,8 +6,8 @@
 // dial says which address failed and why, and that secrets never reach a log or
 // an error text.
 //
-// It has, too, the requests that several packages make alike ([CreateTopic],
-// [LiveBrokers]).
+// It has, too, the requests that several packages make alike ([CreateTopic], [ACLs],
+// [Brokers], [LookUpTopics], [ListOffsets]).
 //
 // It never contacts a cluster by itself: New only builds a client, which dials
 // on its first request. It never chooses topics, groups or producer settings;

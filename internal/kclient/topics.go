@@ -41,14 +41,33 @@ func CreateTopic(ctx context.Context, cl *kgo.Client, name string, partitions in
 	return nil
 }
 
-// LiveBrokers returns how many brokers the cluster has just now, as one of them
-// knows it.
-func LiveBrokers(ctx context.Context, cl *kgo.Client) (int, error) {
+// Brokers returns the id of a cluster, empty where the brokers do not tell it, and
+// the node ids of its live brokers, as one of them knows them.
+func Brokers(ctx context.Context, cl *kgo.Client) (clusterID string, brokers []int32, err error) {
 	req := kmsg.NewPtrMetadataRequest()
 	req.Topics = []kmsg.MetadataRequestTopic{} // none, nil would be all
 	resp, err := req.RequestWith(ctx, cl)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.ErrorCode) // of version 13 and later
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	for _, b := range resp.Brokers {
+		brokers = append(brokers, b.NodeID)
+	}
+	if resp.ClusterID != nil {
+		clusterID = *resp.ClusterID
+	}
+	return clusterID, brokers, nil
+}
+
+// LiveBrokers returns how many brokers the cluster has just now, as one of them
+// knows it.
+func LiveBrokers(ctx context.Context, cl *kgo.Client) (int, error) {
+	_, brokers, err := Brokers(ctx, cl)
 	if err != nil {
 		return 0, fmt.Errorf("count brokers: %w", err)
 	}
-	return len(resp.Brokers), nil
+	return len(brokers), nil
 }

@@ -25,6 +25,7 @@ type Cluster struct {
 	dir     string
 	java    string
 	jars    string
+	classes archives
 	auth    *Auth // Nil for Plaintext.
 	nodes   []*node
 	ports   portSet
@@ -51,7 +52,18 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{opts: o, id: newClusterID(), dir: o.Dir, java: java, jars: jars, starter: NewStarter()}
+	classes, err := findArchive(ctx, java, jars, func(ctx context.Context, path string) error {
+		return dumpBroker(ctx, o.Version, java, jars, path)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return start(ctx, o, java, jars, classes)
+}
+
+// start is Start with what it found on the machine. No option may be unset.
+func start(ctx context.Context, o Options, java, jars string, classes archives) (*Cluster, error) {
+	c := &Cluster{opts: o, id: newClusterID(), dir: o.Dir, java: java, jars: jars, classes: classes, starter: NewStarter()}
 	c.close = sync.OnceValue(c.shutDown)
 	if err := c.boot(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -168,6 +180,18 @@ func (c *Cluster) MTLSServers() []string {
 	addrs := make([]string, len(c.nodes))
 	for i, n := range c.nodes {
 		addrs[i] = loopback(n.innerPort)
+	}
+	return addrs
+}
+
+// DoorServers returns the addresses on which the listeners of the doors listen,
+// none without Doors.
+func (c *Cluster) DoorServers() []string {
+	var addrs []string
+	for _, n := range c.nodes {
+		if n.doorPort != 0 {
+			addrs = append(addrs, loopback(n.doorPort))
+		}
 	}
 	return addrs
 }

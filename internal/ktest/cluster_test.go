@@ -20,8 +20,8 @@ import (
 )
 
 func TestOptionsValidateListsEveryProblem(t *testing.T) {
-	err := Options{Version: "1.0", Brokers: 2, HeapMB: 1, Security: 9, Ports: []int{1}}.Validate()
-	for _, want := range []string{"1.0", "brokers 2", "heap of 1", "security 9", "1 ports"} {
+	err := Options{Version: "1.0", Brokers: 2, HeapMB: 1, Security: 9, Ports: []int{1}, Doors: []string{"127.0.0.1:1"}}.Validate()
+	for _, want := range []string{"1.0", "brokers 2", "heap of 1", "security 9", "1 ports", "1 doors"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not mention %q", err, want)
 		}
@@ -134,6 +134,7 @@ func TestBrokerKeepsPortsAndDataOverKillStopAndPause(t *testing.T) {
 }
 
 func TestThreeBrokersSurviveOne(t *testing.T) {
+	t.Parallel()
 	c := RealCluster(t, Options{Brokers: 3})
 	adm := newAdmin(t, c.ClientOptions()...)
 	if _, err := adm.CreateTopic(t.Context(), 3, 3, nil, "wide"); err != nil {
@@ -200,6 +201,7 @@ func TestSecureListeners(t *testing.T) {
 }
 
 func TestToolRunsConsoleTools(t *testing.T) {
+	t.Parallel()
 	c := RealCluster(t, Options{Version: Oldest, Security: SASLSSL})
 	config, err := c.AdminConfigFile()
 	if err != nil {
@@ -218,6 +220,7 @@ func TestToolRunsConsoleTools(t *testing.T) {
 // TestBrokersDieWithTheirParent runs this test binary a second time, kills it
 // and looks for the broker that it had started.
 func TestBrokersDieWithTheirParent(t *testing.T) {
+	t.Parallel()
 	const roleEnv = "KTEST_PARENT_TO_BE_KILLED"
 	if os.Getenv(roleEnv) == "1" {
 		c := RealCluster(t, Options{Dir: os.Getenv("KTEST_DIR")})

@@ -46,6 +46,50 @@ func (c *Cluster) AppendOnDisk(i int, topic string, partition int32, entry func(
 	return at, nil
 }
 
+// RewriteOnDisk puts the entries of each segment of a partition through edit, on the
+// disk of broker i, which must have been stopped in order. Each entry must keep its
+// first and its last offset. The broker makes the indexes anew. Other replicas do not
+// change.
+func (c *Cluster) RewriteOnDisk(i int, topic string, partition int32, edit func(entry []byte) []byte) error {
+	if c.nodes[i].running() {
+		return fmt.Errorf("rewrite %s-%d on disk: broker %d is running", topic, partition, i)
+	}
+	dir := filepath.Join(c.DataDir(i), topic+"-"+strconv.Itoa(int(partition)))
+	segments, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil || len(segments) == 0 {
+		return fmt.Errorf("find the segments of %s-%d: %d, %w", topic, partition, len(segments), err)
+	}
+	for _, path := range segments {
+		log, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("read a segment: %w", err)
+		}
+		var out []byte
+		for rest := log; len(rest) > 0; {
+			var entry []byte
+			if entry, rest, _, err = kbatch.Next(rest); err != nil {
+				return fmt.Errorf("split batches of %s: %w", path, err)
+			}
+			out = append(out, edit(entry)...)
+		}
+		if err := os.WriteFile(path, out, 0o600); err != nil {
+			return fmt.Errorf("write a segment: %w", err)
+		}
+	}
+	for _, kind := range []string{"*.index", "*.timeindex"} {
+		list, err := filepath.Glob(filepath.Join(dir, kind))
+		if err != nil {
+			return err
+		}
+		for _, path := range list {
+			if err := os.Remove(path); err != nil {
+				return fmt.Errorf("remove an index: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
 // lastBatch returns the header of the last batch of a segment.
 func lastBatch(log []byte) (last kbatch.Header, err error) {
 	if len(log) == 0 {

@@ -9,6 +9,7 @@ import (
 )
 
 func TestMirrorMakerCopiesUnderTheSameName(t *testing.T) {
+	t.Parallel()
 	source := RealCluster(t, Options{})
 	target := RealCluster(t, Options{Version: Oldest})
 	adm := newAdmin(t, source.ClientOptions()...)

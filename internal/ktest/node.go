@@ -20,6 +20,7 @@ type node struct {
 	dir            string
 	clientPort     int
 	innerPort      int // Mutual TLS, 0 for Plaintext.
+	doorPort       int // 0 without Doors.
 	controllerPort int
 	proc           *Process // Nil until first started.
 }
@@ -40,6 +41,9 @@ func (c *Cluster) makeNodes() error {
 		ports := []*int{&n.clientPort, &n.controllerPort}
 		if c.opts.Security == SASLSSL {
 			ports = append(ports, &n.innerPort)
+		}
+		if len(c.opts.Doors) > 0 {
+			ports = append(ports, &n.doorPort)
 		}
 		if len(c.opts.Ports) > 0 {
 			n.clientPort, ports = c.opts.Ports[i], ports[1:]
@@ -102,8 +106,26 @@ func (c *Cluster) properties(i int) map[string]string {
 		p["share.coordinator.state.topic.min.isr"] = minISR
 	}
 	maps.Copy(p, c.listeners(n))
+	if len(c.opts.Doors) > 0 {
+		addDoor(p, n, c.opts.Doors[i])
+	}
 	maps.Copy(p, c.opts.Properties)
 	return p
+}
+
+// addDoor adds the listener of a door, which is like the first one but sends its
+// clients to another address.
+func addDoor(p map[string]string, n *node, addr string) {
+	protocol, _, _ := strings.Cut(p["listeners"], "://")
+	p["listeners"] += ",DOOR://" + loopback(n.doorPort)
+	p["advertised.listeners"] += ",DOOR://" + addr
+	p["listener.security.protocol.map"] += ",DOOR:" + protocol
+	first := "listener.name." + strings.ToLower(protocol) + "."
+	for k, v := range maps.Clone(p) {
+		if rest, ok := strings.CutPrefix(k, first); ok {
+			p["listener.name.door."+rest] = v
+		}
+	}
 }
 
 func (c *Cluster) listeners(n *node) map[string]string {
@@ -164,7 +186,7 @@ func (c *Cluster) format(ctx context.Context) error {
 			}
 		}
 	}
-	if _, err := c.runJava(ctx, c.jars, "kafka.tools.StorageTool", args...); err != nil {
+	if _, err := c.runJava(ctx, c.jars, c.classes.finished(), "kafka.tools.StorageTool", args...); err != nil {
 		return err
 	}
 	for i, n := range c.nodes[1:] {
@@ -183,21 +205,25 @@ func (c *Cluster) format(ctx context.Context) error {
 }
 
 // javaArgs are the flags that make a JVM start fast and stay small.
-func (c *Cluster) javaArgs(heapMB int, jars string) []string {
-	return []string{
-		fmt.Sprintf("-Xmx%dm", heapMB), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto",
+func (c *Cluster) javaArgs(heapMB int, jars string, classes archives) []string {
+	return append(classes.args(),
+		fmt.Sprintf("-Xmx%dm", heapMB), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
 		"-XX:-UsePerfData", "-Djava.awt.headless=true",
 		// Each logging binding reads only its own option.
-		"-Dlog4j2.configurationFile=" + filepath.Join(c.dir, "log4j2.properties"),
-		"-Dlog4j.configuration=file:" + filepath.Join(c.dir, "log4j.properties"),
+		"-Dlog4j2.configurationFile="+filepath.Join(c.dir, "log4j2.properties"),
+		"-Dlog4j.configuration=file:"+filepath.Join(c.dir, "log4j.properties"),
 		"-cp", filepath.Join(jars, "*"),
-	}
+	)
 }
 
 // runJava runs a main class to its end and returns what it printed.
-func (c *Cluster) runJava(ctx context.Context, jars, mainClass string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, c.java, append(append(c.javaArgs(256, jars), mainClass), args...)...)
-	cmd.Dir = c.dir
+func (c *Cluster) runJava(ctx context.Context, jars string, classes archives, mainClass string, args ...string) (string, error) {
+	return c.runJavaInput(ctx, "", jars, classes, mainClass, args...)
+}
+
+func (c *Cluster) runJavaInput(ctx context.Context, input, jars string, classes archives, mainClass string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, c.java, append(append(c.javaArgs(256, jars, classes), mainClass), args...)...)
+	cmd.Dir, cmd.Stdin = c.dir, strings.NewReader(input)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return string(out), fmt.Errorf("run %s: %w: %s", mainClass, err, firstLines(string(out), 10))
@@ -207,7 +233,7 @@ func (c *Cluster) runJava(ctx context.Context, jars, mainClass string, args ...s
 
 func (c *Cluster) launch(i int) error {
 	n := c.nodes[i]
-	args := append(c.javaArgs(c.opts.HeapMB, c.jars), "kafka.Kafka", n.configFile())
+	args := append(c.javaArgs(c.opts.HeapMB, c.jars, c.classes), "kafka.Kafka", n.configFile())
 	p, err := startProcess(c.starter, n.dir, n.logFile(), c.java, args...)
 	if err != nil {
 		return fmt.Errorf("start broker %d: %w", i, err)

@@ -53,6 +53,10 @@ type Options struct {
 	Dir string
 	// Ports fixes the client ports, one per broker; free ones if empty.
 	Ports []int
+	// Doors gives each broker one more listener for clients, with the same
+	// security, whose clients are sent to these addresses: those of proxies
+	// in front of what DoorServers returns. One per broker, or none.
+	Doors []string
 }
 
 // withDefaults returns a copy of o in which every field is set.
@@ -68,7 +72,7 @@ func (o Options) withDefaults() Options {
 	}
 	o.Properties = maps.Clone(o.Properties)
 	o.Features = maps.Clone(o.Features)
-	o.Ports = slices.Clone(o.Ports)
+	o.Ports, o.Doors = slices.Clone(o.Ports), slices.Clone(o.Doors)
 	return o
 }
 
@@ -90,6 +94,9 @@ func (o Options) Validate() error {
 	}
 	if len(o.Ports) != 0 && len(o.Ports) != o.Brokers {
 		errs = append(errs, fmt.Errorf("%d ports for %d brokers", len(o.Ports), o.Brokers))
+	}
+	if len(o.Doors) != 0 && len(o.Doors) != o.Brokers {
+		errs = append(errs, fmt.Errorf("%d doors for %d brokers", len(o.Doors), o.Brokers))
 	}
 	return errors.Join(errs...)
 }

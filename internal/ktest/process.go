@@ -156,7 +156,36 @@ func (p *Process) terminate(patience time.Duration) error {
 func (p *Process) Stop() error { return p.terminate(30 * time.Second) }
 
 // Pause freezes the process until Resume: it keeps what it has and does nothing.
-func (p *Process) Pause() error { return p.signal(signalPause) }
+// It returns when that is so, on Linux: the signal only asks the threads to stop,
+// and each does when it gets a processor next.
+func (p *Process) Pause() error {
+	if err := p.signal(signalPause); err != nil {
+		return err
+	}
+	for begun := time.Now(); ; time.Sleep(pausePoll) {
+		err := p.standsStill()
+		if err == nil {
+			return nil
+		}
+		if time.Since(begun) > pausePatience {
+			return fmt.Errorf("pause process %d: %w", p.PID(), err)
+		}
+	}
+}
+
+// pausePatience bounds how long the threads of a process may take to stop.
+const pausePatience = 30 * time.Second
+
+const pausePoll = 5 * time.Millisecond
+
+// standsStill returns an error while a thread of the process runs on. A process
+// that has ended stands still.
+func (p *Process) standsStill() error {
+	if !p.running() {
+		return nil
+	}
+	return threadsStopped(p.PID())
+}
 
 // Resume lets a paused process go on.
 func (p *Process) Resume() error { return p.signal(signalResume) }

@@ -60,7 +60,6 @@ func TestProcess_IsPausedMeasuredAndStopped(t *testing.T) {
 	if err := p.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(100 * time.Millisecond) // it may have been at work
 	before := beats()
 	time.Sleep(200 * time.Millisecond)
 	if n := beats(); n != before {

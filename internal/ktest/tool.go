@@ -15,19 +15,59 @@ import (
 // broker's jars; all others with the newest published tools, which speak to
 // every supported version.
 func (c *Cluster) Tool(ctx context.Context, mainClass string, args ...string) (string, error) {
-	jars := c.jars
-	if !strings.HasPrefix(mainClass, "kafka.") {
-		var err error
-		if jars, err = resolveJars(ctx, toolsSet); err != nil {
-			return "", err
-		}
+	return c.ToolInput(ctx, "", mainClass, args...)
+}
+
+// ToolInput is Tool for one that reads from its standard input.
+func (c *Cluster) ToolInput(ctx context.Context, input, mainClass string, args ...string) (string, error) {
+	if strings.HasPrefix(mainClass, "kafka.") {
+		return c.runJavaInput(ctx, input, c.jars, c.classes, mainClass, args...)
 	}
-	return c.runJava(ctx, jars, mainClass, args...)
+	jars, err := resolveJars(ctx, toolsSet)
+	if err != nil {
+		return "", err
+	}
+	classes, err := findArchive(ctx, c.java, jars, func(ctx context.Context, path string) error {
+		return c.dumpTool(ctx, jars, path)
+	})
+	if err != nil {
+		return "", err
+	}
+	return c.runJavaInput(ctx, input, jars, classes, mainClass, args...)
+}
+
+// dumpTool runs a tool that loads what all of them need, and leaves its archive at
+// path.
+func (c *Cluster) dumpTool(ctx context.Context, jars, path string) error {
+	config, err := c.AdminConfigFile()
+	if err != nil {
+		return err
+	}
+	_, err = c.runJava(ctx, jars, archives{path, true}, "org.apache.kafka.tools.TopicCommand",
+		"--bootstrap-server", c.BootstrapServers()[0], "--command-config", config, "--list")
+	return err
 }
 
 // AdminConfigFile writes a client configuration for Java tools
 // (--command-config) that may do everything, and returns its path.
 func (c *Cluster) AdminConfigFile() (string, error) {
+	user, password := "", ""
+	if a := c.auth; a != nil {
+		user, password = a.AdminUser, a.AdminPassword
+	}
+	return c.configFile("admin", user, password)
+}
+
+// ClientConfigFile is AdminConfigFile for the user who may do what it was granted.
+func (c *Cluster) ClientConfigFile() (string, error) {
+	user, password := "", ""
+	if a := c.auth; a != nil {
+		user, password = a.ClientUser, a.ClientPassword
+	}
+	return c.configFile("client", user, password)
+}
+
+func (c *Cluster) configFile(name, user, password string) (string, error) {
 	p := map[string]string{"security.protocol": "PLAINTEXT"}
 	if a := c.auth; a != nil {
 		p = map[string]string{
@@ -36,12 +76,12 @@ func (c *Cluster) AdminConfigFile() (string, error) {
 			"ssl.truststore.type":     "PEM",
 			"ssl.truststore.location": a.CAFile,
 			"sasl.jaas.config": fmt.Sprintf(`org.apache.kafka.common.security.plain.PlainLoginModule required username="%s" password="%s";`,
-				a.AdminUser, a.AdminPassword),
+				user, password),
 		}
 	}
-	path := filepath.Join(c.dir, "admin.properties")
+	path := filepath.Join(c.dir, name+".properties")
 	if err := os.WriteFile(path, renderProperties(p), 0o600); err != nil {
-		return "", fmt.Errorf("write admin configuration: %w", err)
+		return "", fmt.Errorf("write the configuration of the user %s: %w", name, err)
 	}
 	return path, nil
 }

@@ -17,44 +17,23 @@ func Across(position int64, into, back *Route) (place int64, fit Fit, again int6
 	case into == nil:
 		place, fit = back.ToSource(position)
 		return place, fit, 0
-	}
-	place, fit = into.ToTarget(position)
-	if back == nil || fit == FitUnknown {
+	case back == nil:
+		place, fit = into.ToTarget(position)
 		return place, fit, 0
 	}
 	own, ownFit := back.ToSource(position)
 	if ownFit == FitUnknown {
 		return -1, FitUnknown, 0
 	}
-	if own >= place {
-		if first := nextOwn(back, place); first < own && fit != FitEarlier {
-			return place, FitEarlier, own - first
-		}
-		return place, fit, 0
+	at := Reading{Into: []Incoming{{into, position}}, Own: own, Back: []*Route{back}}.Place()
+	switch {
+	case at.By < 0 && at.Fit != FitUnknown: // its own records limit it
+		at.Fit = ownFit
+	case at.Fit == FitEarlier: // the floor of the map says how far back that is
+		at.Again = 0
 	}
-	first := into.Map.Held(own, place) // before it, there is nothing of the other log's own
-	if first >= place {
-		return place, fit, 0
+	if at.Again > 0 && (at.By >= 0 || at.Fit == FitExact) {
+		at.Fit = FitEarlier
 	}
-	if next, nextFit := into.ToSource(first); nextFit != FitUnknown {
-		again = max(0, min(position, into.Position)-next)
-	}
-	if ownFit == FitExact && again > 0 {
-		ownFit = FitEarlier
-	}
-	return first, ownFit, again
-}
-
-// nextOwn returns the first record of a log's own, at or behind a place, that a
-// route carried away from there.
-func nextOwn(away *Route, place int64) int64 {
-	to, fit := away.ToTarget(place)
-	if fit == FitUnknown {
-		return place
-	}
-	first, fit := away.ToSource(to)
-	if fit == FitUnknown {
-		return place
-	}
-	return max(first, place)
+	return at.Offset, at.Fit, at.Again
 }

@@ -19,6 +19,11 @@ type Route struct {
 	// target all the same: somebody else did. 0: there are none.
 	CheckBelow int64
 	Halt       string // code of the halt of the partition, empty: it has none
+
+	SourceEpoch int32 // newest leader epoch of the source's log that Position knows of
+	// Cuts of the log that it reads and of the one that it writes to. A source that is
+	// known to be cut is among them before anybody decided where to go on.
+	SourceCuts, TargetCuts Cuts
 }
 
 // Fit says how good a translation is.
