@@ -115,7 +115,7 @@ func (a *Access) Round(ctx context.Context) dr.AccessStatus {
 		return a.Status()
 	}
 	for _, err := range errs {
-		if err != nil && partOf(err).State != dr.AccessNoAuthorizer {
+		if state := partOf(err).State; err != nil && state != dr.AccessNoAuthorizer && state != dr.AccessPaused {
 			a.failures.Add(1)
 		}
 	}
@@ -128,6 +128,9 @@ func (a *Access) roundACLs(ctx context.Context) ([]dr.ACLEntry, error) {
 		return nil, err
 	}
 	changes, entries := plan(v)
+	if v.paused != "" {
+		return entries, pausedError(v.paused)
+	}
 	if changes, err = a.confirmed(ctx, v, changes); err != nil {
 		return entries, err
 	}
@@ -140,6 +143,9 @@ func (a *Access) roundQuotas(ctx context.Context) ([]dr.QuotaEntry, error) {
 		return nil, err
 	}
 	changes, entries := planQuotas(v)
+	if v.paused != "" {
+		return entries, pausedError(v.paused)
+	}
 	return entries, a.applyQuotas(ctx, v, changes)
 }
 
@@ -240,7 +246,7 @@ func (a *Access) diffACLs(ctx context.Context, d *dr.AccessDiff) {
 		d.ACLs.Reason += "; " + err.Error()
 	}
 	for i, e := range d.Rules {
-		if e.State == dr.ACLStaged || e.State == dr.ACLHeld {
+		if e.State == dr.ACLStaged || (e.State == dr.ACLHeld && e.ACL.Permission == deny) {
 			d.Rules[i].Command = ruleCommand(a.o.Target.Reach, e.ACL)
 		}
 	}

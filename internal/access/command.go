@@ -7,6 +7,9 @@ import (
 	"github.com/anabranch/anabranch/internal/kclient"
 )
 
+// codePrefix begins a word that stands for a code which is not known here.
+const codePrefix = "CODE_"
+
 // ruleCommand returns the kafka-acls.sh command that makes a rule, "" for a rule
 // that the tool has no words for.
 func ruleCommand(target kclient.Options, a dr.ACL) string {

@@ -6,7 +6,9 @@
 // it is made. A rule that grants writing (ALLOW of WRITE or ALL on topics and
 // transactional ids, of IDEMPOTENT_WRITE on the cluster) is never made on the
 // target; it is staged in the Ledger, for a failover to make. What is denied at
-// the source is denied before anything is allowed.
+// the source is denied before anything is allowed, and a rule that would allow on
+// the target what a denial forbids at the source is neither made nor staged while
+// the target lacks that denial.
 //
 // It never copies the rules of the replicators' own principals and resources,
 // those that a fence made, the brokers' own right (CLUSTER_ACTION), and what a
@@ -18,6 +20,7 @@
 // so: rules reach brokers one after the other, and one that lags behind must not
 // take a client's rights away.
 //
-// Run belongs to the owner of a replicator's lead slot: one process at a time.
+// Run belongs to the owner of a replicator's lead slot: one process at a time,
+// which Options.Lead confirms before each write.
 // Diff and Status may be called from any goroutine.
 package access

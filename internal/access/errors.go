@@ -17,18 +17,14 @@ type lackingError struct {
 	err  error
 }
 
+// pausedError is the state of a keeper that leaves the target alone.
+func pausedError(why string) error {
+	return &lackingError{part: dr.AccessPart{State: dr.AccessPaused, Reason: why}}
+}
+
 func (e *lackingError) Error() string { return e.part.Reason }
 
 func (e *lackingError) Unwrap() error { return e.err }
-
-// brokerError is the error of an answer, with the broker's words.
-func brokerError(code int16, message *string) error {
-	err := kerr.ErrorForCode(code)
-	if err == nil || message == nil || *message == "" {
-		return err
-	}
-	return fmt.Errorf("%w: %s", err, *message)
-}
 
 // lacking turns what a cluster answered into a state where it is one, else into
 // an error of the surface. ops are what the replicator needs on the cluster.

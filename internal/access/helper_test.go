@@ -23,7 +23,7 @@ import (
 type store struct {
 	mu      sync.Mutex
 	entries map[string]map[string]map[string][]byte // by cluster, replicator and key
-	fences  []dr.ACL
+	fences  []Fence
 	written func(map[string]*Entry) // called when entries were recorded; may be nil
 }
 
@@ -54,7 +54,7 @@ type memoryLedger struct {
 func (l memoryLedger) Refresh(context.Context) error { return nil }
 func (l memoryLedger) Source() ([]Made, error)       { return l.of(l.source) }
 func (l memoryLedger) Target() ([]Made, error)       { return l.of(l.target) }
-func (l memoryLedger) Fences() ([]dr.ACL, error)     { return l.fences, nil }
+func (l memoryLedger) Fences() ([]Fence, error)      { return l.fences, nil }
 
 func (l memoryLedger) Record(_ context.Context, entries map[string]*Entry) error {
 	l.mu.Lock()
@@ -149,14 +149,14 @@ func (e end) make(t *testing.T, list ...string) {
 	t.Helper()
 	req := kmsg.NewPtrCreateACLsRequest()
 	for _, s := range list {
-		req.Creations = append(req.Creations, creationOf(rule(s)))
+		req.Creations = append(req.Creations, kclient.ACLCreation(rule(s)))
 	}
 	resp, err := req.RequestWith(t.Context(), e.cl)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, r := range resp.Results {
-		if err := brokerError(r.ErrorCode, r.ErrorMessage); err != nil {
+		if err := kclient.AnswerError(r.ErrorCode, r.ErrorMessage); err != nil {
 			t.Fatalf("%s: %v", list[i], err)
 		}
 	}
@@ -170,14 +170,14 @@ func (e end) remove(t *testing.T, list ...string) {
 	t.Helper()
 	req := kmsg.NewPtrDeleteACLsRequest()
 	for _, s := range list {
-		req.Filters = append(req.Filters, filterOf(rule(s)))
+		req.Filters = append(req.Filters, kclient.ACLFilter(rule(s)))
 	}
 	resp, err := req.RequestWith(t.Context(), e.cl)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, r := range resp.Results {
-		if err := brokerError(r.ErrorCode, r.ErrorMessage); err != nil || len(r.MatchingACLs) != 1 {
+		if err := kclient.AnswerError(r.ErrorCode, r.ErrorMessage); err != nil || len(r.MatchingACLs) != 1 {
 			t.Fatalf("%s: %v, %d rules", list[i], err, len(r.MatchingACLs))
 		}
 	}
@@ -198,7 +198,7 @@ func (e end) await(t *testing.T, ok func(map[dr.ACL]struct{}) bool) {
 		all := true
 		var have map[dr.ACL]struct{}
 		for _, b := range brokers {
-			if have, err = listACLs(t.Context(), e.cl.Broker(int(b))); err != nil {
+			if have, err = kclient.ACLs(t.Context(), e.cl.Broker(int(b))); err != nil {
 				t.Fatal(err)
 			}
 			if all = ok(have); !all {
@@ -229,7 +229,7 @@ func (e end) want(t *testing.T, list ...string) {
 	var last map[dr.ACL]struct{}
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		var err error
-		if last, err = listACLs(t.Context(), e.cl); err != nil {
+		if last, err = kclient.ACLs(t.Context(), e.cl); err != nil {
 			t.Fatal(err)
 		}
 		if maps.Equal(want, last) {
@@ -242,7 +242,7 @@ func (e end) want(t *testing.T, list ...string) {
 // clear removes all rules and quotas.
 func (e end) clear(t *testing.T) {
 	t.Helper()
-	have, err := listACLs(t.Context(), e.cl)
+	have, err := kclient.ACLs(t.Context(), e.cl)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +279,7 @@ func (e end) quota(t *testing.T, entity, limit string, value *float64) {
 	req.Entries = append(req.Entries, entry)
 	resp, err := req.RequestWith(t.Context(), e.cl)
 	if err == nil {
-		err = brokerError(resp.Entries[0].ErrorCode, resp.Entries[0].ErrorMessage)
+		err = kclient.AnswerError(resp.Entries[0].ErrorCode, resp.Entries[0].ErrorMessage)
 	}
 	if err != nil {
 		t.Fatal(err)

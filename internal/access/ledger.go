@@ -22,6 +22,7 @@ const (
 	PhaseRemoved Phase = "removed" // was ours and was removed; kept for a while, see removedLife
 	PhaseStaged  Phase = "staged"  // grants writing: not on the target, for a failover to make
 	PhaseApplied Phase = "applied" // was staged, and a failover made it: the target's own from then on
+	PhaseRevoked Phase = "revoked" // was staged or applied, a fence took it from the target, and the source has it no more: not to be given back
 )
 
 // Entry is what a replicator keeps of one rule or one quota of its target.
@@ -67,6 +68,15 @@ type Made struct {
 	Entry
 }
 
+// Fence is what a move keeps of the rules that it changed on a cluster, for as
+// long as it stands.
+type Fence struct {
+	ClusterID string   // that is fenced
+	Made      []dr.ACL // by the fence, there
+	Removed   []dr.ACL // by the fence, there; given back at its end
+	Holds     []string // replicators that leave the rules of their target alone meanwhile
+}
+
 // Ledger is the durable memory of what was made on the target. Its methods may
 // be called from several goroutines at once.
 type Ledger interface {
@@ -77,8 +87,9 @@ type Ledger interface {
 	Source() ([]Made, error)
 	// Target returns what replicators made on the target, this one among them.
 	Target() ([]Made, error)
-	// Fences returns the rules that fences made on either cluster.
-	Fences() ([]dr.ACL, error)
+	// Fences returns the fences that stand on either cluster, and the moves that
+	// hold replicators.
+	Fences() ([]Fence, error)
 	// Record keeps entries of this replicator; a nil one removes the entry of
 	// its key. It is durable when Record returns nil.
 	Record(ctx context.Context, entries map[string]*Entry) error
@@ -90,6 +101,20 @@ func Staged(entries []Entry) []dr.ACL {
 	var out []dr.ACL
 	for _, e := range entries {
 		if e.ACL != nil && e.Phase == PhaseStaged {
+			out = append(out, *e.ACL)
+		}
+	}
+	slices.SortFunc(out, compareACLs)
+	return out
+}
+
+// Revoked returns the rules that whoever takes a fence away must not give back,
+// sorted: clients had them from the source, which has taken them back since.
+// entries are those of one replicator.
+func Revoked(entries []Entry) []dr.ACL {
+	var out []dr.ACL
+	for _, e := range entries {
+		if e.ACL != nil && e.Phase == PhaseRevoked {
 			out = append(out, *e.ACL)
 		}
 	}

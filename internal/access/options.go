@@ -33,6 +33,20 @@ type Options struct {
 	Source, Target Cluster
 	Ledger         Ledger // required
 
+	// Lead is asked before each write to the target and to the ledger. It returns
+	// until when surely no other process keeps these rules: a write that was not
+	// answered by then is given up. The error says why that is not known, and then
+	// nothing is written. nil means that there is no other process ever.
+	Lead func(context.Context) (until time.Time, err error)
+
+	// Active says which cluster of a pair is the active one; asked in each round. nil
+	// means that the replicator belongs to no pair.
+	Active func(context.Context) (Active, error)
+
+	// Opposite is the pair's replicator in the other direction. What it made at the
+	// source is the source's own while that is the active cluster.
+	Opposite string
+
 	ACLs   Choice // zero: rules are carried over
 	Quotas Choice // zero: quotas are carried over
 
@@ -55,6 +69,16 @@ type Options struct {
 	Logger   *slog.Logger  // nil means discard
 	Now      func() time.Time
 }
+
+// Active names the side of a replicator that is the active cluster of its pair.
+type Active string
+
+// The sides that may be active.
+const (
+	ActiveNone   Active = "" // no pair, or nobody has decided so far: rules are carried over both ways
+	ActiveSource Active = "source"
+	ActiveTarget Active = "target" // its rules are its own, and nothing is carried over
+)
 
 // Choice says whether something is carried over.
 type Choice int

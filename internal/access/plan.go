@@ -25,11 +25,13 @@ type Action string
 
 // The actions.
 const (
-	ActionStage  Action = "stage"  // remember for a failover
-	ActionCreate Action = "create" // make on the target
-	ActionShare  Action = "share"  // another replicator made it on the target; remember that it is wanted here too
-	ActionDelete Action = "delete" // remove from the target
-	ActionForget Action = "forget" // it is gone from the target, or not ours alone: drop it from the ledger
+	ActionStage   Action = "stage"   // remember for a failover
+	ActionUnstage Action = "unstage" // a failover must not make it: drop it from the ledger
+	ActionCreate  Action = "create"  // make on the target
+	ActionShare   Action = "share"   // another replicator made it on the target; remember that it is wanted here too
+	ActionDelete  Action = "delete"  // remove from the target
+	ActionForget  Action = "forget"  // it is gone from the target, or not ours alone: drop it from the ledger
+	ActionRevoke  Action = "revoke"  // a fence took it from the target, and the source has taken it back: remember that
 )
 
 // Change is one item of a plan for rules.
@@ -37,6 +39,7 @@ type Change struct {
 	Action Action
 	ACL    dr.ACL
 	Path   []string // create, stage, share: cluster ids that the rule came through
+	Behind []dr.ACL // create, stage: denials of the same plan without which it must not be done
 	drop   bool     // forget: the entry, too
 }
 
@@ -47,11 +50,14 @@ type view struct {
 	forwardAll         bool
 
 	source, target map[dr.ACL]struct{}
-	mine           map[dr.ACL]Entry  // of this replicator, on the target
-	shared         map[dr.ACL]string // made on the target by another replicator, which
-	waiting        map[dr.ACL]string // staged for the source by another replicator, which
-	made           map[dr.ACL][]Made // made at the source by replicators, also what they removed lately
-	fences         map[dr.ACL]struct{}
+	mine           map[dr.ACL]Entry    // of this replicator, on the target
+	shared         map[dr.ACL]string   // made on the target by another replicator, which
+	waiting        map[dr.ACL]string   // staged for the source by another replicator, which
+	made           map[dr.ACL][]Made   // made at the source by replicators, also what they removed lately
+	fences         map[dr.ACL]struct{} // made by fences, on either side
+	takenThere     map[dr.ACL]struct{} // that a fence took from the target
+	active         Active
+	paused         string            // why the target is left alone, "" if it is not
 	refused        map[dr.ACL]string // what the target said no to lately
 	now            time.Time
 }
@@ -66,6 +72,7 @@ type want struct {
 // planner builds a plan from a view. It does no I/O.
 type planner struct {
 	view
+	denials
 	wanted  map[dr.ACL]want
 	backed  map[dr.ACL]struct{} // the source has it and it is not selected, or never touched: ours stays as it is
 	shown   map[dr.ACL]struct{} // entries speak of it
@@ -102,6 +109,7 @@ func newPlanner(v view) *planner {
 	for _, a := range slices.SortedFunc(maps.Keys(v.source), compareACLs) {
 		p.read(a)
 	}
+	p.weigh()
 	return p
 }
 
@@ -151,6 +159,7 @@ func (p *planner) read(a dr.ACL) {
 		for _, x := range apply {
 			p.backed[x], p.shown[x] = struct{}{}, struct{}{}
 		}
+		p.lacks(there, reason)
 		p.entries = append(p.entries, dr.ACLEntry{ACL: a, State: state, Reason: reason, OnSource: true, OnTarget: has(p.target, there)})
 		return
 	}
@@ -159,6 +168,7 @@ func (p *planner) read(a dr.ACL) {
 		// It backs nothing: two replicators would back each other's rules for
 		// ever, after the client's own one is gone.
 		p.shown[there] = struct{}{}
+		p.lacks(there, reason)
 		if p.mine[there].Phase == PhaseMade {
 			return // see vanished
 		}
@@ -193,16 +203,21 @@ func (p *planner) path(a dr.ACL) (path []string, reason string) {
 func (p *planner) keep(a dr.ACL, w want) {
 	mine, known := p.mine[a]
 	ours := known && mine.Phase == PhaseMade
+	unsafe := p.unsafe(a)
 	switch whole := withOperation(a, opAll); {
 	case has(p.target, a) && !ours && has(p.shared, a):
 		p.changes = append(p.changes, Change{Action: ActionShare, ACL: a, Path: w.path})
 		p.show(a, dr.ACLSynced, "")
+	case has(p.target, a) && ours && unsafe != "":
+		p.show(a, dr.ACLHeld, unsafe+"; this rule was made before, and stays")
 	case has(p.target, a):
 		p.show(a, dr.ACLSynced, "")
 	case a != w.from && has(p.target, whole):
 		p.show(a, dr.ACLSynced, "the target allows ALL")
 	case p.hitsUs(a) != "":
 		p.show(a, dr.ACLHeld, "it would deny the replicator itself "+p.hitsUs(a)+"; deny it on the target to the clients' own principals, or make this rule there by hand if the replicator is a super user")
+	case unsafe != "":
+		p.show(a, dr.ACLHeld, unsafe)
 	case p.refused[a] != "":
 		p.show(a, dr.ACLRefused, p.refused[a])
 	default:
@@ -211,7 +226,7 @@ func (p *planner) keep(a dr.ACL, w want) {
 }
 
 func (p *planner) create(a dr.ACL, w want) {
-	p.changes = append(p.changes, Change{Action: ActionCreate, ACL: a, Path: w.path})
+	p.changes = append(p.changes, Change{Action: ActionCreate, ACL: a, Path: w.path, Behind: p.behind(a)})
 	reason := ""
 	if a != w.from {
 		reason = "what ALL allows without writing"
@@ -228,14 +243,21 @@ func (p *planner) stage(a dr.ACL, w want) {
 		p.show(a, dr.ACLSynced, "made by a failover")
 		return
 	}
-	if !known || mine.Phase != PhaseStaged {
-		p.changes = append(p.changes, Change{Action: ActionStage, ACL: a, Path: w.path})
+	unsafe, staged := p.unsafeLater(a), known && mine.Phase == PhaseStaged
+	switch {
+	case unsafe == "" && !staged:
+		p.changes = append(p.changes, Change{Action: ActionStage, ACL: a, Path: w.path, Behind: p.behind(a)})
+	case unsafe != "" && staged:
+		p.changes = append(p.changes, Change{Action: ActionUnstage, ACL: a})
 	}
-	if open {
+	switch {
+	case open:
 		p.show(a, dr.ACLOpen, "it grants writing on the target, and was not made by this replicator")
-		return
+	case unsafe != "":
+		p.show(a, dr.ACLHeld, "it grants writing, and a failover must not make it: "+unsafe)
+	default:
+		p.show(a, dr.ACLStaged, "it grants writing: for a failover to make")
 	}
-	p.show(a, dr.ACLStaged, "it grants writing: for a failover to make")
 }
 
 // vanished plans an entry of the ledger that the source does not ask for.
@@ -249,13 +271,17 @@ func (p *planner) vanished(a dr.ACL, e Entry) {
 			forget.drop = true
 			p.changes = append(p.changes, forget)
 		}
-	case PhaseStaged:
-		if !backed {
+	case PhaseStaged, PhaseApplied:
+		switch {
+		case e.Phase == PhaseStaged && backed, e.Phase == PhaseApplied && on:
+		case has(p.takenThere, a):
+			p.changes = append(p.changes, Change{Action: ActionRevoke, ACL: a, Path: e.Path})
+		default:
 			forget.drop = true
 			p.changes = append(p.changes, forget)
 		}
-	case PhaseApplied:
-		if !on {
+	case PhaseRevoked:
+		if !has(p.takenThere, a) { // nobody can give it back any more
 			forget.drop = true
 			p.changes = append(p.changes, forget)
 		}

@@ -361,7 +361,7 @@ func (w *world) act(from, to string, steps int) (changed int) {
 			todo = append(todo, record(PhaseStaged))
 		case c.Action == ActionShare:
 			todo = append(todo, record(PhaseMade))
-		case c.Action == ActionForget && c.drop:
+		case c.Action == ActionUnstage, c.Action == ActionForget && c.drop:
 			todo = append(todo, func() { delete(mine, c.ACL) })
 		case c.Action == ActionForget:
 			todo = append(todo, record(PhaseRemoved))

@@ -81,6 +81,7 @@ type quotaView struct {
 	mine           map[QuotaKey]Entry
 	made           map[QuotaKey][]Made // set at the source by replicators
 	refused        map[QuotaKey]string
+	paused         string // why the target is left alone, "" if it is not
 	now            time.Time
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -31,42 +32,19 @@ func (a *Access) cluster(s side) Cluster {
 	return a.o.Target
 }
 
-// requestor sends requests to a cluster, or to one of its brokers.
-type requestor interface {
-	Request(ctx context.Context, req kmsg.Request) (kmsg.Response, error)
-}
-
 // ask sends one request, bounded in time.
-func ask[R kmsg.Response](ctx context.Context, to requestor, req kmsg.Request) (R, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	var none R
-	kresp, err := to.Request(ctx, req)
-	if err != nil {
-		return none, err
-	}
-	resp, ok := kresp.(R)
-	if !ok {
-		return none, fmt.Errorf("the answer is a %T", kresp)
-	}
-	return resp, nil
+func ask[R kmsg.Response](ctx context.Context, to kclient.Requestor, req kmsg.Request) (R, error) {
+	return kclient.Ask[R](ctx, to, req, requestTimeout)
 }
 
 // identify returns the cluster id and the ids of the brokers.
 func identify(ctx context.Context, cl *kgo.Client) (id string, brokers []int32, err error) {
-	req := kmsg.NewPtrMetadataRequest()
-	req.Topics = []kmsg.MetadataRequestTopic{} // none, nil would be all
-	resp, err := ask[*kmsg.MetadataResponse](ctx, cl, req)
-	if err != nil {
-		return "", nil, err
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if id, brokers, err = kclient.Brokers(ctx, cl); err == nil && id == "" {
+		err = errors.New("the cluster does not tell its id")
 	}
-	for _, b := range resp.Brokers {
-		brokers = append(brokers, b.NodeID)
-	}
-	if resp.ClusterID == nil {
-		return "", nil, errors.New("the cluster does not tell its id")
-	}
-	return *resp.ClusterID, brokers, nil
+	return id, brokers, err
 }
 
 // checkCluster returns the cluster's id, and refuses one that is another than
@@ -98,7 +76,7 @@ func (a *Access) allowed(ctx context.Context, s side, what, op string) error {
 	req.IncludeClusterAuthorizedOperations = true
 	resp, err := ask[*kmsg.DescribeClusterResponse](ctx, a.cluster(s).Client, req)
 	if err == nil {
-		err = brokerError(resp.ErrorCode, resp.ErrorMessage)
+		err = kclient.AnswerError(resp.ErrorCode, resp.ErrorMessage)
 	}
 	if errors.Is(err, kerr.UnsupportedVersion) {
 		return nil
@@ -109,31 +87,10 @@ func (a *Access) allowed(ctx context.Context, s side, what, op string) error {
 	bits := resp.ClusterAuthorizedOperations
 	// Negative: not told. Nothing at all: Describe is not allowed on the cluster,
 	// and then the broker does not tell the rest.
-	if bits < 0 || bits>>codeOf(operationNames(), op)&1 == 1 || (bits == 0 && op != opDescribe && op != opAlter) {
+	if bits < 0 || bits>>kclient.ACLOperationCode(op)&1 == 1 || (bits == 0 && op != opDescribe && op != opAlter) {
 		return nil
 	}
 	return a.lacking(s, what, []string{op}, kerr.ClusterAuthorizationFailed)
-}
-
-// listACLs returns all rules that one broker knows.
-func listACLs(ctx context.Context, to requestor) (map[dr.ACL]struct{}, error) {
-	req := kmsg.NewPtrDescribeACLsRequest()
-	req.ResourceType, req.ResourcePatternType = kmsg.ACLResourceTypeAny, kmsg.ACLResourcePatternTypeAny
-	req.Operation, req.PermissionType = kmsg.ACLOperationAny, kmsg.ACLPermissionTypeAny
-	resp, err := ask[*kmsg.DescribeACLsResponse](ctx, to, req)
-	if err == nil {
-		err = brokerError(resp.ErrorCode, resp.ErrorMessage)
-	}
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[dr.ACL]struct{})
-	for _, r := range resp.Resources {
-		for _, x := range r.ACLs {
-			out[aclOf(r, x)] = struct{}{}
-		}
-	}
-	return out, nil
 }
 
 // rules returns all rules of a cluster.
@@ -146,7 +103,7 @@ func (a *Access) rules(ctx context.Context, s side) (map[dr.ACL]struct{}, error)
 	if err := a.allowed(ctx, s, what, opDescribe); err != nil {
 		return nil, a.lacking(s, what, []string{need}, err)
 	}
-	list, err := listACLs(ctx, a.cluster(s).Client)
+	list, err := kclient.ACLs(ctx, a.cluster(s).Client)
 	if err != nil {
 		return nil, a.lacking(s, what, []string{need}, err)
 	}
@@ -166,6 +123,9 @@ func (a *Access) readACLs(ctx context.Context) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
+	if v.active, err = a.active(ctx); err != nil {
+		return view{}, err
+	}
 	if v.source, err = a.rules(ctx, onSource); err != nil {
 		return view{}, err
 	}
@@ -176,11 +136,12 @@ func (a *Access) readACLs(ctx context.Context) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
+	a.readFences(&v, append(before.fences, after.fences...))
 	v.made, v.waiting = make(map[dr.ACL][]Made), make(map[dr.ACL]string)
 	for _, m := range append(before.source, after.source...) {
 		switch {
 		case m.ACL == nil:
-		case m.counts(v.now):
+		case m.counts(v.now) && !a.ownNow(m, v.active):
 			v.made[*m.ACL] = append(v.made[*m.ACL], m)
 		case m.Phase == PhaseStaged:
 			v.waiting[*m.ACL] = m.Replicator
@@ -196,10 +157,6 @@ func (a *Access) readACLs(ctx context.Context) (view, error) {
 			v.shared[*m.ACL] = m.Replicator
 		}
 	}
-	v.fences = make(map[dr.ACL]struct{})
-	for _, f := range append(before.fences, after.fences...) {
-		v.fences[f] = struct{}{}
-	}
 	v.refused = a.refusedACLs.recent(v.now)
 	return v, nil
 }
@@ -207,7 +164,57 @@ func (a *Access) readACLs(ctx context.Context) (view, error) {
 // memory is what the ledger holds at one moment.
 type memory struct {
 	source, target []Made
-	fences         []dr.ACL
+	fences         []Fence
+}
+
+// readFences takes what fences did into a view. The source counts as it was before
+// its fence: what that took away is no change of mind, and must not be forgotten
+// on the target. paused is why the target is left alone.
+func (a *Access) readFences(v *view, fences []Fence) {
+	v.fences, v.takenThere = make(map[dr.ACL]struct{}), make(map[dr.ACL]struct{})
+	for _, f := range fences {
+		for _, r := range f.Made {
+			v.fences[r] = struct{}{}
+		}
+		for _, r := range f.Removed {
+			switch f.ClusterID {
+			case v.sourceID:
+				v.source[r] = struct{}{}
+			case v.targetID:
+				v.takenThere[r] = struct{}{}
+			}
+		}
+	}
+	v.paused = a.pausedBy(v.active, fences)
+}
+
+// pausedBy returns why the target is left alone, "" if it is not.
+func (a *Access) pausedBy(active Active, fences []Fence) string {
+	if active == ActiveTarget {
+		return "cluster " + a.o.Target.Reach.Name + " is the active one of its pair: its rules and quotas are its own"
+	}
+	if slices.ContainsFunc(fences, func(f Fence) bool { return slices.Contains(f.Holds, a.o.Replicator) }) {
+		return "a move of the pair is under way"
+	}
+	return ""
+}
+
+// ownNow reports whether what a replicator made at the source counts as the
+// source's own.
+func (a *Access) ownNow(m Made, active Active) bool {
+	return active == ActiveSource && a.o.Opposite != "" && m.Replicator == a.o.Opposite
+}
+
+// active asks which side is the active one.
+func (a *Access) active(ctx context.Context) (Active, error) {
+	if a.o.Active == nil {
+		return ActiveNone, nil
+	}
+	side, err := a.o.Active(ctx)
+	if err != nil {
+		return ActiveNone, fmt.Errorf("read the roles of the pair: %w", err)
+	}
+	return side, nil
 }
 
 // remember reads the ledger to its present end.
@@ -286,7 +293,7 @@ func (a *Access) eachBroker(ctx context.Context, s side, fn func(map[dr.ACL]stru
 		return err
 	}
 	for _, b := range brokers {
-		rules, err := listACLs(ctx, a.cluster(s).Client.Broker(int(b)))
+		rules, err := kclient.ACLs(ctx, a.cluster(s).Client.Broker(int(b)))
 		if err != nil {
 			return requestError(s, fmt.Sprintf("ask broker %d for the access rules", b), err)
 		}
@@ -306,6 +313,10 @@ func (a *Access) readQuotas(ctx context.Context) (quotaView, error) {
 	if err != nil {
 		return quotaView{}, err
 	}
+	active, err := a.active(ctx)
+	if err != nil {
+		return quotaView{}, err
+	}
 	if v.source, err = listQuotas(ctx, a.o.Source.Client); err != nil {
 		return quotaView{}, a.lacking(onSource, "read the client quotas", []string{opDescribeConfigs}, err)
 	}
@@ -318,7 +329,7 @@ func (a *Access) readQuotas(ctx context.Context) (quotaView, error) {
 	}
 	v.made = make(map[QuotaKey][]Made)
 	for _, m := range append(before.source, after.source...) {
-		if m.Quota != nil && m.counts(v.now) {
+		if m.Quota != nil && m.counts(v.now) && !a.ownNow(m, active) {
 			v.made[*m.Quota] = append(v.made[*m.Quota], m)
 		}
 	}
@@ -328,15 +339,16 @@ func (a *Access) readQuotas(ctx context.Context) (quotaView, error) {
 			v.mine[*m.Quota] = m.Entry
 		}
 	}
+	v.paused = a.pausedBy(active, append(before.fences, after.fences...))
 	v.refused = a.refusedQuotas.recent(v.now)
 	return v, nil
 }
 
 // listQuotas returns all client quotas.
-func listQuotas(ctx context.Context, to requestor) (map[QuotaKey]float64, error) {
+func listQuotas(ctx context.Context, to kclient.Requestor) (map[QuotaKey]float64, error) {
 	resp, err := ask[*kmsg.DescribeClientQuotasResponse](ctx, to, kmsg.NewPtrDescribeClientQuotasRequest())
 	if err == nil {
-		err = brokerError(resp.ErrorCode, resp.ErrorMessage)
+		err = kclient.AnswerError(resp.ErrorCode, resp.ErrorMessage)
 	}
 	if err != nil {
 		return nil, err
@@ -356,10 +368,10 @@ func listQuotas(ctx context.Context, to requestor) (map[QuotaKey]float64, error)
 }
 
 // listScram returns the SCRAM mechanisms of every user that has credentials.
-func listScram(ctx context.Context, to requestor) (map[string][]string, error) {
+func listScram(ctx context.Context, to kclient.Requestor) (map[string][]string, error) {
 	resp, err := ask[*kmsg.DescribeUserSCRAMCredentialsResponse](ctx, to, kmsg.NewPtrDescribeUserSCRAMCredentialsRequest())
 	if err == nil {
-		err = brokerError(resp.ErrorCode, resp.ErrorMessage)
+		err = kclient.AnswerError(resp.ErrorCode, resp.ErrorMessage)
 	}
 	if err != nil {
 		return nil, err

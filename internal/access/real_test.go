@@ -28,6 +28,7 @@ func TestOnRealKafka(t *testing.T) {
 	}{
 		{"every resource type", realEveryType},
 		{"the target's own is kept and ours is removed", realForeign},
+		{"what a denial forbids waits for the denial", realDenied},
 		{"a worker dies between record and rule", realKilled},
 		{"two directions at once", realBothWays},
 		{"quotas", realQuotas},
@@ -97,12 +98,42 @@ func realEveryType(t *testing.T, a, b end) {
 	}
 }
 
+// realDenied has a denial that would stop the replicator, and one that is not
+// selected, until somebody makes them on the target.
+func realDenied(t *testing.T, a, b end) {
+	const (
+		create, write, read = "ALLOW User:app CREATE TOPIC orders", "ALLOW User:app WRITE TOPIC orders-...", "ALLOW User:app READ GROUP *"
+		fine                = "ALLOW User:app READ TOPIC orders"
+		noCreate, noWrite   = "DENY User:* CREATE TOPIC ord...", "DENY User:* WRITE TOPIC orders-9"
+		noRead              = "DENY User:app ALL GROUP audit"
+	)
+	a.make(t, create, write, read, fine, noCreate, noWrite, noRead)
+	groups, err := dr.NewTopicFilter([]string{"app.*"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keep, ledger := keeper(t, newStore(), a, b, func(o *Options) { o.Groups = groups })
+	for range 2 {
+		if st := round(t, keep); st.Staged != 0 || st.Drift != 5 {
+			t.Errorf("status %+v, want three rules and two denials that are held", st)
+		}
+		b.want(t, fine)
+	}
+	denials := []string{noWrite, "DENY User:app CREATE TOPIC *", noRead}
+	b.make(t, denials...)
+	round(t, keep)
+	b.want(t, append([]string{fine, create, read}, denials...)...)
+	if list := Staged(ledger.mine(t)); len(list) != 1 || text(list[0]) != write {
+		t.Errorf("staged %v", list)
+	}
+}
+
 func realForeign(t *testing.T, a, b end) {
 	const ours, both, theirs = "ALLOW User:app READ TOPIC ours", "ALLOW User:app READ TOPIC both", "ALLOW User:app READ TOPIC theirs"
 	b.make(t, both, theirs, "ALLOW User:app WRITE TOPIC open")
 	a.make(t, ours, both, "ALLOW User:app WRITE TOPIC open", "DENY User:app READ TOPIC fenced", "DENY User:* WRITE TOPIC held")
 	s := newStore()
-	s.fences = []dr.ACL{rule("DENY User:app READ TOPIC fenced")}
+	s.fences = []Fence{{Made: []dr.ACL{rule("DENY User:app READ TOPIC fenced")}}}
 	keep, _ := keeper(t, s, a, b, nil)
 	if st := round(t, keep); st.Drift != 2 || st.Staged != 0 {
 		t.Errorf("status %+v, want the foreign rule and the one that is held back", st)

@@ -39,7 +39,7 @@ func TestDocumentationNamesEveryFieldStateAndRoute(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(doc)
-	for _, v := range []any{ReplicatorList{}, GroupList{}, dr.AccessDiff{}, TopicDiffList{}, dr.Resolution{}, dr.ResolveResult{}, OffsetQueries{}, OffsetAnswers{}, Problem{}, Health{}, Readiness{}, obs.Build{}} {
+	for _, v := range []any{ReplicatorList{}, GroupList{}, PairList{}, RunList{}, dr.AccessDiff{}, TopicDiffList{}, dr.Resolution{}, dr.ResolveResult{}, OffsetQueries{}, OffsetAnswers{}, Problem{}, Health{}, Readiness{}, obs.Build{}} {
 		for _, key := range jsonKeys(reflect.TypeOf(v), map[reflect.Type]bool{}) {
 			if key == "" || !strings.Contains(text, "| `"+key+"` |") {
 				t.Errorf("docs/api.md has no row for the field %q of %T", key, v)

@@ -115,7 +115,7 @@ func fullStatus() dr.ReplicatorStatus {
 			ACLs: dr.AccessPart{State: dr.AccessUnauthorized, Reason: "User:dr may not change the access rules", Grants: []string{"kafka-acls.sh --add"}}, Quotas: dr.AccessPart{State: dr.AccessOff},
 			Staged: 3, Drift: 1, ChangedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		},
-		MessageLag: 1500, ReplicationLatencySeconds: 0.25, ThroughputBytesPerSecond: 1e6, BytesInPerSecond: 2e6,
+		MessageLag: 1500, ReplicationLatencySeconds: 0.25, ThroughputBytesPerSecond: 1e6, BytesInPerSecond: 2e6, RateLimit: 50 << 20, Throttled: dr.Throttled{Source: 0.5, Target: 2.5},
 		Workers: []dr.WorkerStatus{{ID: "host-8080", Slots: []int32{0, 1}, Version: 2, SeenAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}},
 		Topics: []dr.TopicStatus{{
 			Name: "orders", TargetName: "orders", State: dr.TopicDegraded, Code: dr.HaltRetention, Reason: "1 of 2 partitions is halted", MessageLag: 1500,

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -15,7 +16,8 @@ import (
 // A replicator or a group that is unknown is a dr.Error with CodeNotFound.
 type GroupService interface {
 	// Groups returns the groups that a replicator carries and of whose names
-	// match returns true. Their partitions may be there or not.
+	// match returns true. Their partitions may be there or not. A list that may
+	// lack groups comes with a *dr.IncompleteGroupsError.
 	Groups(ctx context.Context, replicator string, match func(group string) bool) ([]dr.GroupStatus, error)
 	// Group returns one group with its partitions.
 	Group(ctx context.Context, replicator, group string) (dr.GroupStatus, error)
@@ -27,7 +29,8 @@ type GroupService interface {
 
 // GroupList answers GET /api/v1/replicators/{name}/groups.
 type GroupList struct {
-	Groups []dr.GroupStatus `json:"groups"`
+	Groups     []dr.GroupStatus `json:"groups"`
+	Incomplete []string         `json:"incomplete,omitempty"` // why groups may be missing
 }
 
 // handleGroups answers with the groups without their partitions. ?group= is a
@@ -44,10 +47,12 @@ func (s *Server) handleGroups(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
 	defer cancel()
 	all, err := s.opts.Groups.Groups(ctx, r.PathValue("name"), match)
-	if err != nil {
+	list := GroupList{Groups: append(make([]dr.GroupStatus, 0, len(all)), all...)}
+	if partial, ok := errors.AsType[*dr.IncompleteGroupsError](err); ok {
+		list.Incomplete = partial.Reasons
+	} else if err != nil {
 		return err
 	}
-	list := GroupList{Groups: append(make([]dr.GroupStatus, 0, len(all)), all...)}
 	for i := range list.Groups {
 		list.Groups[i].Partitions = nil
 	}

@@ -45,6 +45,13 @@ func (s *Server) routes() http.Handler {
 		private("GET /api/v1/replicators/{name}/groups/{group}", s.adapt(answerTimeout, s.handleGroup))
 		private("POST /api/v1/replicators/{name}/groups/{group}/adopt", s.adapt(actionTimeout, s.handleAdopt))
 	}
+	if s.opts.Pairs != nil {
+		private("GET /api/v1/pairs", s.adapt(actionTimeout, s.handlePairs))
+		private("GET /api/v1/pairs/{name}", s.adapt(actionTimeout, s.handlePair))
+		private("GET /api/v1/runs", s.adapt(actionTimeout, s.handleRuns))
+		private("GET /api/v1/runs/{id}", s.adapt(actionTimeout, s.handleRun))
+		private("GET /api/v1/runs/{id}/events", s.adapt(actionTimeout, s.handleRunEvents))
+	}
 	return s.guard(s.problems(mux))
 }
 

@@ -32,6 +32,7 @@ type Options struct {
 	Service  Service       // required
 	Diffs    DiffService   // serves the routes that compare clusters; nil: not found
 	Groups   GroupService  // serves the routes of consumer groups; nil: not found
+	Pairs    PairService   // nil: no such routes
 	Listen   string        // host:port; empty means DefaultListen; port 0 picks a free one
 	CertFile string        // with KeyFile: serve TLS; read again when the file changes
 	KeyFile  string        //

@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/anabranch/anabranch/internal/access"
+	"github.com/anabranch/anabranch/internal/config"
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/replicate"
 )
@@ -43,7 +44,7 @@ func (r *replicator) accessOptions(engine *replicate.Engine, source, target *kgo
 		return access.Options{}, err
 	}
 	o := access.Options{
-		Replicator: r.name, Ledger: accessLedger{engine, r.name},
+		Replicator: r.name, Ledger: accessLedger{engine, r.name}, Lead: engine.LeadUntil,
 		Source:  access.Cluster{Client: source, Reach: r.options.Source.Cluster, ID: ids.SourceClusterID},
 		Target:  access.Cluster{Client: target, Reach: r.options.Target.Cluster, ID: ids.TargetClusterID},
 		Topics:  r.options.Filter,
@@ -59,6 +60,10 @@ func (r *replicator) accessOptions(engine *replicate.Engine, source, target *kgo
 		},
 		Interval: s.ACLs.Interval.Std(), ForwardAll: r.options.ForwardAll, TopicPrefix: s.SelectsPrefix, Logger: r.log,
 	}
+	if s.Pair != "" {
+		o.Opposite = config.PairReplicator(s.Pair, s.Source)
+		o.Active = func(context.Context) (access.Active, error) { return r.activeSide(ids.SourceClusterID) }
+	}
 	if !s.ACLs.Enabled {
 		o.ACLs = access.Leave
 	}
@@ -66,6 +71,26 @@ func (r *replicator) accessOptions(engine *replicate.Engine, source, target *kgo
 		o.Quotas = access.Leave
 	}
 	return o, nil
+}
+
+// activeSide says which cluster of the pair is the active one, as far as the state
+// of both is known here: access.Ledger refreshes it. Before anybody wrote the roles
+// down it is the one of the file.
+func (r *replicator) activeSide(sourceID string) (access.Active, error) {
+	var role dr.Role
+	for _, t := range []*tables{r.source, r.target} {
+		own, err := readRole(t.current().table, r.settings.Pair)
+		if err != nil {
+			return access.ActiveNone, err
+		}
+		if own.Supersedes(role) {
+			role = own
+		}
+	}
+	if role.Active == sourceID || (role.IsZero() && r.initialActive == r.settings.Source) {
+		return access.ActiveSource, nil
+	}
+	return access.ActiveTarget, nil
 }
 
 // setAccess says who keeps the rules on this worker, nil for nobody.
@@ -167,35 +192,52 @@ func madeOf(records []replicate.AccessRecord, err error) ([]access.Made, error) 
 }
 
 // Fences implements access.Ledger.
-func (l accessLedger) Fences() ([]dr.ACL, error) {
-	lists, err := l.engine.Fences()
+func (l accessLedger) Fences() ([]access.Fence, error) {
+	records, err := l.engine.Fences()
 	if err != nil {
 		return nil, err
 	}
-	var out []dr.ACL
-	for _, raw := range lists {
-		var acls []dr.ACL
-		if err := json.Unmarshal(raw, &acls); err != nil {
-			return nil, fmt.Errorf("read the rules of a fence: %w", err)
+	out := make([]access.Fence, 0, len(records))
+	for _, r := range records {
+		f := access.Fence{ClusterID: r.ClusterID, Holds: r.Holds}
+		for _, list := range []struct {
+			raw json.RawMessage
+			to  *[]dr.ACL
+		}{{r.Made, &f.Made}, {r.Removed, &f.Removed}} {
+			if len(list.raw) == 0 {
+				continue
+			}
+			if err := json.Unmarshal(list.raw, list.to); err != nil {
+				return nil, fmt.Errorf("read the rules of fence %s: %w", r.ID, err)
+			}
 		}
-		out = append(out, acls...)
+		out = append(out, f)
 	}
 	return out, nil
 }
 
 // Record implements access.Ledger.
 func (l accessLedger) Record(ctx context.Context, entries map[string]*access.Entry) error {
+	records, err := recordsOf(l.name, entries)
+	if err != nil {
+		return err
+	}
+	return l.engine.RecordAccess(ctx, records)
+}
+
+// recordsOf encodes entries of a replicator; nil ones remove.
+func recordsOf(replicator string, entries map[string]*access.Entry) ([]replicate.AccessRecord, error) {
 	records := make([]replicate.AccessRecord, 0, len(entries))
 	for key, e := range entries {
-		r := replicate.AccessRecord{Replicator: l.name, Key: key}
+		r := replicate.AccessRecord{Replicator: replicator, Key: key}
 		if e != nil {
 			raw, err := json.Marshal(e)
 			if err != nil {
-				return fmt.Errorf("encode the entry %s: %w", key, err)
+				return nil, fmt.Errorf("encode the entry %s: %w", key, err)
 			}
 			r.Entry = raw
 		}
 		records = append(records, r)
 	}
-	return l.engine.RecordAccess(ctx, records)
+	return records, nil
 }

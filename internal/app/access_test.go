@@ -2,7 +2,9 @@ package app
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kstate"
 	"github.com/anabranch/anabranch/internal/ktest"
+	"github.com/anabranch/anabranch/internal/replicate"
 )
 
 func adminOf(t *testing.T, c *ktest.Fake) *kadm.Client {
@@ -79,7 +82,7 @@ api: {listen: "127.0.0.1:0"}
 	for _, a := range []*App{one, two} {
 		var diff dr.AccessDiff
 		eventually(t, func() (err error) {
-			diff, err = (&service{a.replicators}).ACLs(t.Context(), "east-west")
+			diff, err = (&service{replicators: a.replicators}).ACLs(t.Context(), "east-west")
 			if err == nil && diff.Differs() {
 				err = fmt.Errorf("diff %+v", diff)
 			}
@@ -104,7 +107,7 @@ api: {listen: "127.0.0.1:0"}
 		if n := a.replicators[0].accessFailures(); n != 0 {
 			t.Errorf("%d failures", n)
 		}
-		list, err := (&service{a.replicators}).TopicDiff(t.Context(), "east-west")
+		list, err := (&service{replicators: a.replicators}).TopicDiff(t.Context(), "east-west")
 		if err != nil || len(list) != 1 || list[0].Topic != "orders" || list[0].SourcePartitions != 2 || list[0].TargetPartitions != 2 || list[0].Differs() {
 			t.Errorf("topic diff %+v, %v", list, err)
 		}
@@ -167,8 +170,33 @@ api: {listen: "127.0.0.1:0"}
 		t.Errorf("made on the target: %+v, %v", mine, err)
 	}
 	for _, l := range ledgers { // the fence is on west, which is the source of one and the target of the other
-		if fences, err := l.Fences(); err != nil || len(fences) != 1 || fences[0] != acl {
+		if fences, err := l.Fences(); err != nil || len(fences) != 1 || len(fences[0].Made) != 1 || fences[0].Made[0] != acl {
 			t.Errorf("fences %+v, %v", fences, err)
+		}
+	}
+	// What a move writes is read back whole, and is gone when it takes it away.
+	dial := func(o ...kgo.Opt) (*kgo.Client, error) {
+		o = append(o, west.ClientOptions()...)
+		return kgo.NewClient(o...)
+	}
+	list, err := json.Marshal([]dr.ACL{acl})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rec := range []replicate.FenceRecord{{ID: "two", ClusterID: west.ID(), Removed: list, Holds: []string{"east-west"}}, {ID: "two"}} {
+		if err := replicate.WriteFence(t.Context(), dial, rec); err != nil {
+			t.Fatal(err)
+		}
+		if err := there.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got, err := there.Fences()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = slices.DeleteFunc(got, func(f access.Fence) bool { return f.ClusterID == "" })
+		if want := rec.Holds != nil; want != (len(got) == 1) || want && (len(got[0].Made) != 0 || !slices.Equal(got[0].Removed, []dr.ACL{acl}) || !slices.Equal(got[0].Holds, rec.Holds)) {
+			t.Errorf("fences %+v after %+v", got, rec)
 		}
 	}
 	if err := back.Record(t.Context(), map[string]*access.Entry{e.Key(): nil}); err != nil {
@@ -176,5 +204,138 @@ api: {listen: "127.0.0.1:0"}
 	}
 	if mine, err := back.Target(); err != nil || len(mine) != 0 {
 		t.Errorf("after it was removed: %+v, %v", mine, err)
+	}
+}
+
+// TestApp_AccessOfAPairFollowsTheRoles runs a pair: rules go from the active
+// cluster to the other one, and the other way after the roles were swapped.
+func TestApp_AccessOfAPairFollowsTheRoles(t *testing.T) {
+	t.Parallel()
+	east := ktest.FakeCluster(t, ktest.FakeOptions{Topics: map[string]int32{"orders": 2}})
+	west := ktest.FakeCluster(t, ktest.FakeOptions{})
+	a, _, _ := start(t, fmt.Sprintf(`clusters:
+  east: {bootstrap_servers: [%q]}
+  west: {bootstrap_servers: [%q]}
+pairs:
+  p: {clusters: [east, west], initial_active: east, acls: {interval: 1s}}
+api: {listen: "127.0.0.1:0"}
+`, east.BootstrapServers()[0], west.BootstrapServers()[0]))
+	allowed := func(adm *kadm.Client, who string) {
+		rules := kadm.NewACLs().Topics("orders").ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpRead).Allow(who).AllowHosts("*")
+		if made, err := adm.CreateACLs(t.Context(), rules); err != nil || len(made) != 1 {
+			t.Fatal(made, err)
+		}
+	}
+	has := func(adm *kadm.Client, want ...string) {
+		t.Helper()
+		eventually(t, func() error {
+			if got := aclsOf(t, adm); len(got) != len(want) {
+				return fmt.Errorf("rules %v, want those of %v", got, want)
+			}
+			return nil
+		})
+	}
+	state := func(name string, want dr.AccessState) {
+		t.Helper()
+		eventually(t, func() error {
+			for _, r := range a.replicators {
+				if st := r.status().Access; r.name == name && (st == nil || st.ACLs.State != want) {
+					return fmt.Errorf("replicator %s: %+v, want %s", name, st, want)
+				}
+			}
+			return nil
+		})
+	}
+	onEast, onWest := adminOf(t, east), adminOf(t, west)
+	allowed(onEast, "User:e")
+	has(onWest, "e")
+	state("p-to-west", dr.AccessRunning)
+	state("p-to-east", dr.AccessPaused)
+	allowed(onWest, "User:w") // of the standby: stays there
+	time.Sleep(1500 * time.Millisecond)
+	has(onEast, "e")
+	role := dr.Role{V: dr.RoleVersion, Pair: "p", Epoch: 9, State: dr.RoleSteady, Active: west.ID(), Standby: east.ID(), AtMs: 1}
+	cl, err := kgo.NewClient(append(west.ClientOptions(), kgo.RecordPartitioner(kgo.ManualPartitioner()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: kstate.Topic, Key: []byte(dr.RoleKey("p")), Value: role.Encode()}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	has(onEast, "e", "w")
+	state("p-to-west", dr.AccessPaused)
+	state("p-to-east", dr.AccessRunning)
+}
+
+// TestMoves_AHoldEndsForAClusterThatIsAway releases what a move held while one
+// cluster is away: when that returns, nothing is held any more.
+func TestMoves_AHoldEndsForAClusterThatIsAway(t *testing.T) {
+	t.Parallel()
+	east, west := ktest.FakeCluster(t, ktest.FakeOptions{}), ktest.FakeCluster(t, ktest.FakeOptions{})
+	a, _, _ := start(t, fmt.Sprintf(`clusters:
+  east: {bootstrap_servers: [%q]}
+  west: {bootstrap_servers: [%q]}
+pairs:
+  p: {clusters: [east, west], initial_active: east}
+api: {listen: "127.0.0.1:0"}
+`, east.BootstrapServers()[0], west.BootstrapServers()[0]))
+	var ledgers []accessLedger
+	for _, r := range a.replicators {
+		eventually(t, isState(a, r.name, dr.ReplicatorRunning))
+		engine, err := r.working()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ledgers = append(ledgers, accessLedger{engine, r.name})
+	}
+	pairs := newPairs(PairsOptions{Config: a.cfg})
+	for away := range 2 {
+		m, err := pairs.openMoves(t.Context(), "p", MoveOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.close()
+		port := accessPort{m}
+		held := func(want int) {
+			t.Helper()
+			for _, l := range ledgers {
+				if err := l.Refresh(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				fences, err := l.Fences()
+				if err != nil {
+					t.Fatal(err)
+				}
+				holds := 0
+				for _, f := range fences {
+					if slices.Contains(f.Holds, l.name) {
+						holds++
+					}
+				}
+				if holds != want {
+					t.Errorf("cluster %d is away: %d records hold %s, want %d: %+v", away, holds, l.name, want, fences)
+				}
+			}
+		}
+		// Of another run, whose process died: this one's release ends it, too.
+		if err := port.Hold(t.Context(), "other"); err != nil {
+			t.Fatal(err)
+		}
+		held(1)
+		m.sides[away].err = errors.New("it is away")
+		if err := port.Release(t.Context(), "this"); err != nil {
+			t.Fatal(err)
+		}
+		m.sides[away].err = nil
+		held(0)
+		if err := port.Hold(t.Context(), "next"); err != nil {
+			t.Fatal(err)
+		}
+		held(1)
+		if err := port.Release(t.Context(), "next"); err != nil {
+			t.Fatal(err)
+		}
+		held(0)
 	}
 }

@@ -93,7 +93,7 @@ func New(o Options) (*App, error) {
 	if err := reg.Register(newCollector(a)); err != nil {
 		return nil, err
 	}
-	server, err := api.New(apiOptions(o, &service{a.replicators}, obs.MetricsHandler(reg, a.log), a.log))
+	server, err := api.New(apiOptions(o, &service{replicators: a.replicators, pairs: newPairService(newPairs(PairsOptions{Config: a.cfg, Build: o.Build, Logger: a.log}))}, obs.MetricsHandler(reg, a.log), a.log))
 	if err != nil {
 		return nil, err
 	}

@@ -141,7 +141,7 @@ api: {listen: "127.0.0.1:0"}
 `, east.BootstrapServers()[0], west.BootstrapServers()[0]))
 	eventually(t, isState(a, "good", dr.ReplicatorRunning))
 	eventually(t, isState(a, "bad", dr.ReplicatorFailed))
-	s := &service{a.replicators}
+	s := &service{replicators: a.replicators}
 	st, err := s.Replicator("bad")
 	if err != nil || !strings.Contains(st.Reason, "same cluster") {
 		t.Errorf("reason %q, %v", st.Reason, err)

@@ -75,7 +75,7 @@ func (h authHook) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.C
 
 func apiOptions(o Options, s *service, metrics http.Handler, log *slog.Logger) api.Options {
 	out := api.Options{
-		Service: s, Groups: s, Diffs: s, Listen: o.Config.API.Listen, Token: o.Config.API.Token.Reveal(),
+		Service: s, Groups: s, Diffs: s, Pairs: s.pairs, Listen: o.Config.API.Listen, Token: o.Config.API.Token.Reveal(),
 		Metrics: metrics, Build: o.Build, Logger: log,
 	}
 	if t := o.Config.API.TLS; t != nil {

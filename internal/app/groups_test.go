@@ -60,7 +60,7 @@ api: {listen: "127.0.0.1:0"}
 		workers = append(workers, a)
 	}
 	for _, a := range workers {
-		s := &service{a.replicators}
+		s := &service{replicators: a.replicators}
 		eventually(t, func() error {
 			st, err := s.Group(t.Context(), "east-west", "app")
 			if err == nil && (st.State != dr.GroupSynced || len(st.Partitions) != 1 || st.Partitions[0].TargetOffset != 4 || st.SourceLag != 6) {
@@ -71,7 +71,7 @@ api: {listen: "127.0.0.1:0"}
 	}
 	leads := 0
 	for _, a := range workers {
-		s := &service{a.replicators}
+		s := &service{replicators: a.replicators}
 		checkQuestions(t, s)
 		if st, ok := a.replicators[0].groupStats(); ok {
 			leads++
@@ -85,7 +85,7 @@ api: {listen: "127.0.0.1:0"}
 	}
 	commit(targetAdm, "app", 2) // somebody else's
 	commit(sourceAdm, "app", 7)
-	s := &service{workers[0].replicators}
+	s := &service{replicators: workers[0].replicators}
 	eventually(t, func() error {
 		st, err := s.Group(t.Context(), "east-west", "app")
 		if err == nil && st.State != dr.GroupHeld {
@@ -184,7 +184,7 @@ api: {listen: "127.0.0.1:0"}
 		workers = append(workers, a)
 	}
 	for _, a := range workers {
-		s := &service{a.replicators}
+		s := &service{replicators: a.replicators}
 		eventually(t, func() error {
 			st, err := s.Group(t.Context(), "east-west", "app")
 			_, leads := a.replicators[0].groupStats()
@@ -196,7 +196,7 @@ api: {listen: "127.0.0.1:0"}
 	}
 	refuse.Store(false)
 	for _, a := range workers {
-		s := &service{a.replicators}
+		s := &service{replicators: a.replicators}
 		eventually(t, func() error {
 			st, err := s.Group(t.Context(), "east-west", "app")
 			if err == nil && (st.State != dr.GroupSynced || st.Partitions[0].TargetOffset != 1) {
@@ -232,7 +232,7 @@ replicators:
   east-west: {source: east, target: west, groups: {sync_interval: 500ms}}
 api: {listen: "127.0.0.1:0"}
 `, east.BootstrapServers()[0], west.BootstrapServers()[0]))
-	s := &service{a.replicators}
+	s := &service{replicators: a.replicators}
 	await := func(what string, good func(dr.GroupStatus) bool) {
 		t.Helper()
 		eventually(t, func() error {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -28,8 +29,8 @@ func (s *service) Group(ctx context.Context, name, group string) (dr.GroupStatus
 	}
 	var list []dr.GroupStatus
 	if sync != nil {
-		if list, err = sync.Look(ctx, group); err != nil {
-			return dr.GroupStatus{}, err
+		if list, err = sync.Look(ctx, group); err != nil && len(list) == 0 {
+			return dr.GroupStatus{}, absent(group, err)
 		}
 	}
 	if len(list) == 0 {
@@ -52,6 +53,15 @@ func (s *service) AdoptGroup(ctx context.Context, name, group string) (dr.GroupS
 		err = &dr.Error{Code: dr.CodeConflict, Hint: "see `group describe`", Err: fmt.Errorf("no position of group %q is %s", group, dr.GroupHeld)}
 	}
 	return st, err
+}
+
+// absent is about a group that was not found. Where brokers did not say which they
+// have, it may be there all the same.
+func absent(group string, err error) error {
+	if _, ok := errors.AsType[*dr.IncompleteGroupsError](err); ok {
+		return &dr.Error{Code: dr.CodeUnreachable, Hint: "try again", Err: fmt.Errorf("whether there is a group %q is not known: %w", group, err)}
+	}
+	return err
 }
 
 func noGroup(name, group string) error {

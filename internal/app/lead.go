@@ -17,9 +17,13 @@ import (
 // leads. What ends with an error ends the others, and is started again with them.
 func (r *replicator) keepTarget(ctx context.Context, source, target *kgo.Client) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return r.keepTopics(ctx, source, target) })
+	g.Go(func() error {
+		return r.whileSettled(ctx, func(ctx context.Context) error { return r.keepTopics(ctx, source, target) })
+	})
 	g.Go(func() error { return r.keepAccess(ctx, source, target) })
 	g.Go(func() error { return r.keepGroups(ctx) })
+	g.Go(func() error { return r.keepRole(ctx) })
+	g.Go(func() error { return r.keepAudit(ctx, source, target) })
 	return g.Wait()
 }
 
@@ -43,7 +47,7 @@ func (r *replicator) mirrorOptions(engine *replicate.Engine, source, target *kgo
 	ids := engine.Status()
 	return mirror.Options{
 		Source: source, Target: target, Filter: r.options.Filter, Naming: r.options.Naming,
-		Settings: r.settings.TopicSettings, Deleted: r.settings.DeletedTopics, Ledger: ledger{engine},
+		Settings: r.decidesSettings(), Deleted: r.settings.DeletedTopics, Ledger: ledger{engine},
 		SourceClusterID: ids.SourceClusterID, TargetClusterID: ids.TargetClusterID,
 		DiscoveryInterval: r.settings.DiscoveryInterval.Std(), SettingsInterval: r.settings.SettingsInterval.Std(),
 		Logger: r.log, Notify: engine.Changed,

@@ -28,13 +28,13 @@ var (
 	mBytesIn    = metric{"anabranch_replicator_bytes_in_total", "counter", "Bytes of record batches read from the source, also of those that were filtered out.", []string{"replicator"}}
 	mRecords    = metric{"anabranch_replicator_records_total", "counter", "Records that the target acknowledged.", []string{"replicator"}}
 	mFailures   = metric{"anabranch_replication_failures_total", "counter", "Failures by class.", []string{"replicator", "class"}}
-	mThrottle   = metric{"anabranch_throttle_time_seconds_total", "counter", "Time that brokers asked to wait because of quotas.", []string{"replicator"}}
+	mThrottle   = metric{"anabranch_throttle_time_seconds_total", "counter", "Time that brokers asked to wait because of quotas, all connections together.", []string{"replicator", "side"}}
 	mAuth       = metric{"anabranch_authentication_errors_total", "counter", "Connections on which a cluster refused the credentials.", []string{"replicator", "cluster"}}
 	mState      = metric{"anabranch_replicator_state", "gauge", "1 for the state that the replicator is in, 0 for the others.", []string{"replicator", "state"}}
 	mTopicState = metric{"anabranch_topic_state", "gauge", "1 for the state that the topic is in, 0 for the others.", []string{"replicator", "topic", "state"}}
 	mHalted     = metric{"anabranch_partitions_halted", "gauge", "Partitions that are halted, by the code of the reason; left out where there are none.", []string{"replicator", "code"}}
 	mDelivery   = metric{"anabranch_replicator_delivery", "gauge", "1 for what the replicator promises (exactly_once or at_least_once), 0 for the other.", []string{"replicator", "delivery"}}
-	mFindings   = metric{"anabranch_replicator_findings", "gauge", "1 for each rule of Apache Kafka that the target's brokers were found to break; left out where there are none.", []string{"replicator", "code"}}
+	mFindings   = metric{"anabranch_replicator_findings", "gauge", "1 for each finding about the replicator; left out where there are none.", []string{"replicator", "code"}}
 	mACLFail    = metric{"anabranch_acl_sync_failures_total", "counter", "Times that access rules or client quotas could not be read, or one of them not be made.", []string{"replicator"}}
 	mACLStaged  = metric{"anabranch_acl_staged", "gauge", "Access rules that let clients write, kept for a failover.", []string{"replicator"}}
 	mACLDrift   = metric{"anabranch_acl_drift", "gauge", "Access rules and client quotas that differ on the target and stay so.", []string{"replicator"}}
@@ -45,22 +45,26 @@ var (
 	mGroupLag   = metric{"anabranch_group_lag", "gauge", "Offsets that a consumer group has not read, in all partitions, at the source and on the target.", []string{"replicator", "group", "side"}}
 	mGroupMax   = metric{"anabranch_group_max_offset_lag", "gauge", "The same of the partition in which it is largest.", []string{"replicator", "group", "side"}}
 	mGroupRest  = metric{"anabranch_group_lag_left_out", "gauge", "Consumer groups whose lag is not among the metrics, because there are too many.", []string{"replicator"}}
+	mVerified   = metric{"anabranch_verify_records_total", "counter", "Records of the source that audits compared with their copies.", []string{"replicator"}}
+	mAuditFails = metric{"anabranch_verify_failures_total", "counter", "Audits that could not be done.", []string{"replicator"}}
+	mDiffers    = metric{"anabranch_verify_differences", "gauge", "Differences that the last audit found.", []string{"replicator", "kind"}}
+	mAuditAge   = metric{"anabranch_verify_age_seconds", "gauge", "Time since an audit was done last; left out where none was.", []string{"replicator"}}
 	mWorkers    = metric{"anabranch_workers", "gauge", "Workers that own slots of the replicator.", []string{"replicator"}}
 )
 
 func metrics() []metric {
-	return []metric{mLatency, mTopicLag, mLag, mBytes, mBytesIn, mRecords, mFailures, mThrottle, mAuth, mState, mTopicState, mHalted, mDelivery, mFindings, mACLFail, mACLStaged, mACLDrift, mWorkers, mGroups, mGroupState, mGroupFails, mGroupAge, mGroupLag, mGroupMax, mGroupRest}
+	return []metric{mLatency, mTopicLag, mLag, mBytes, mBytesIn, mRecords, mFailures, mThrottle, mAuth, mState, mTopicState, mHalted, mDelivery, mFindings, mACLFail, mACLStaged, mACLDrift, mWorkers, mGroups, mGroupState, mGroupFails, mGroupAge, mGroupLag, mGroupMax, mGroupRest, mVerified, mAuditFails, mDiffers, mAuditAge}
 }
 
 func replicatorStates() []dr.ReplicatorState {
 	return []dr.ReplicatorState{
-		dr.ReplicatorCreating, dr.ReplicatorRunning, dr.ReplicatorPaused, dr.ReplicatorUpdating, dr.ReplicatorDeleting, dr.ReplicatorFailed, dr.ReplicatorDegraded,
+		dr.ReplicatorCreating, dr.ReplicatorRunning, dr.ReplicatorPaused, dr.ReplicatorStopped, dr.ReplicatorUpdating, dr.ReplicatorDeleting, dr.ReplicatorFailed, dr.ReplicatorDegraded,
 	}
 }
 
 func topicStates() []dr.TopicState {
 	return []dr.TopicState{
-		dr.TopicCreating, dr.TopicRunning, dr.TopicPaused, dr.TopicDegraded, dr.TopicHalted, dr.TopicSourceDeleted, dr.TopicTargetDeleted,
+		dr.TopicCreating, dr.TopicRunning, dr.TopicPaused, dr.TopicStopped, dr.TopicDegraded, dr.TopicHalted, dr.TopicSourceDeleted, dr.TopicTargetDeleted,
 	}
 }
 
@@ -85,12 +89,13 @@ type source struct {
 	stats    func() replicate.Stats
 	failures func() uint64               // of the access rules
 	groups   func() (groups.Stats, bool) // false: this worker does not carry the groups
+	audits   func() auditStats
 }
 
 func newCollector(a *App) *collector {
 	var list []source
 	for _, r := range a.replicators {
-		list = append(list, source{r.name, []string{r.settings.Source, r.settings.Target}, r.status, r.stats, r.accessFailures, r.groupStats})
+		list = append(list, source{r.name, []string{r.settings.Source, r.settings.Target}, r.status, r.stats, r.accessFailures, r.groupStats, r.auditStats})
 	}
 	return collectorOf(list, a.auth.snapshot)
 }
@@ -118,6 +123,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		c.collectStatus(ch, r.name, r.status())
 		c.send(ch, mACLFail, float64(r.failures()), r.name)
 		c.collectGroups(ch, r)
+		c.collectAudits(ch, r)
 		for _, cluster := range r.clusters {
 			c.send(ch, mAuth, float64(auth[authKey{r.name, cluster}]), r.name, cluster)
 		}
@@ -145,7 +151,8 @@ func (c *collector) collectStats(ch chan<- prometheus.Metric, name string, s rep
 	c.send(ch, mBytes, float64(s.BytesReplicated), name)
 	c.send(ch, mBytesIn, float64(s.BytesIn), name)
 	c.send(ch, mRecords, float64(s.RecordsReplicated), name)
-	c.send(ch, mThrottle, s.Throttled.Seconds(), name)
+	c.send(ch, mThrottle, s.ThrottledSource.Seconds(), name, "source")
+	c.send(ch, mThrottle, s.ThrottledTarget.Seconds(), name, "target")
 	for _, class := range slices.Sorted(maps.Keys(s.Failures)) {
 		c.send(ch, mFailures, float64(s.Failures[class]), name, class)
 	}
@@ -181,6 +188,19 @@ func (c *collector) collectStatus(ch chan<- prometheus.Metric, name string, st d
 	}
 	for code, n := range halted {
 		c.send(ch, mHalted, float64(n), name, string(code))
+	}
+}
+
+func (c *collector) collectAudits(ch chan<- prometheus.Metric, r source) {
+	st := r.audits()
+	c.send(ch, mVerified, float64(st.records), r.name)
+	c.send(ch, mAuditFails, float64(st.failures), r.name)
+	if st.last == nil {
+		return
+	}
+	c.send(ch, mAuditAge, time.Since(st.last.FinishedAt).Seconds(), r.name)
+	for _, k := range dr.DifferenceKinds() {
+		c.send(ch, mDiffers, float64(st.last.Counts[k]), r.name, string(k))
 	}
 }
 

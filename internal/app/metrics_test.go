@@ -46,7 +46,7 @@ func sample() *collector {
 		}}},
 	}
 	stats := replicate.Stats{
-		BytesReplicated: 1000, BytesIn: 1500, RecordsReplicated: 20, Throttled: 1500 * time.Millisecond, Failures: map[string]uint64{"timeout": 2},
+		BytesReplicated: 1000, BytesIn: 1500, RecordsReplicated: 20, ThrottledSource: 1500 * time.Millisecond, ThrottledTarget: 250 * time.Millisecond, Failures: map[string]uint64{"timeout": 2},
 		LatencyBounds: []float64{0.1, 1}, LatencyCounts: []uint64{3, 0, 1}, LatencySum: 5.5,
 	}
 	carried := groups.Stats{
@@ -57,6 +57,9 @@ func sample() *collector {
 		name: "east-west", clusters: []string{"east", "west"},
 		status: func() dr.ReplicatorStatus { return status }, stats: func() replicate.Stats { return stats }, failures: func() uint64 { return 5 },
 		groups: func() (groups.Stats, bool) { return carried, true },
+		audits: func() auditStats {
+			return auditStats{records: 100, failures: 1, last: &audit{FinishedAt: time.Now().Add(-time.Hour), Counts: map[dr.DifferenceKind]int64{dr.DiffMissing: 2}}}
+		},
 	}}, func() map[authKey]uint64 { return map[authKey]uint64{{"east-west", "west"}: 4} })
 }
 
@@ -80,7 +83,7 @@ func TestMetrics_SayWhatTheStatusSays(t *testing.T) {
 			v := m.GetGauge().GetValue() + m.GetCounter().GetValue()
 			if h := m.GetHistogram(); h != nil {
 				got = append(got, fmt.Sprintf("%s %v count=%d sum=%v 0.1:%d 1:%d", f.GetName(), labels, h.GetSampleCount(), h.GetSampleSum(), h.GetBucket()[0].GetCumulativeCount(), h.GetBucket()[1].GetCumulativeCount()))
-			} else if f.GetName() == "anabranch_group_sync_age_seconds" {
+			} else if strings.HasSuffix(f.GetName(), "_age_seconds") {
 				got = append(got, fmt.Sprintf("%s %v %t", f.GetName(), labels, v >= 3600 && v < 3700))
 			} else if v != 0 {
 				got = append(got, fmt.Sprintf("%s %v %v", f.GetName(), labels, v))
@@ -114,8 +117,13 @@ func TestMetrics_SayWhatTheStatusSays(t *testing.T) {
 		"anabranch_replicator_message_lag [east-west] 7",
 		"anabranch_replicator_records_total [east-west] 20",
 		"anabranch_replicator_state [east-west DEGRADED] 1",
-		"anabranch_throttle_time_seconds_total [east-west] 1.5",
+		"anabranch_throttle_time_seconds_total [east-west source] 1.5",
+		"anabranch_throttle_time_seconds_total [east-west target] 0.25",
 		"anabranch_topic_state [east-west HALTED orders] 1",
+		"anabranch_verify_age_seconds [east-west] true",
+		"anabranch_verify_differences [missing east-west] 2",
+		"anabranch_verify_failures_total [east-west] 1",
+		"anabranch_verify_records_total [east-west] 100",
 		"anabranch_workers [east-west] 2",
 	}
 	if d := cmp.Diff(want, got); d != "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,6 +31,8 @@ type replicator struct {
 	options        replicate.Options // of its engines, without what changes between them
 	source, target *tables
 	log            *slog.Logger
+	initialActive  string // of the pair that makes it
+	now            func() time.Time
 	broken         error // the settings can't be translated: there will never be an engine
 
 	mu struct {
@@ -43,6 +46,8 @@ type replicator struct {
 
 		accessFailures uint64            // of those who kept the rules before
 		groupFailures  map[string]uint64 // under the engines before this one
+		audited        uint64            // records, on this worker
+		auditFailures  uint64
 	}
 }
 
@@ -50,7 +55,7 @@ func newReplicator(a *App, build obs.Build, name string) *replicator {
 	settings := a.cfg.Replicators[name]
 	r := &replicator{
 		name: name, settings: settings, source: a.tables[settings.Source], target: a.tables[settings.Target],
-		log: a.log.With(slog.String("replicator", name)),
+		log: a.log.With(slog.String("replicator", name)), now: time.Now, initialActive: a.cfg.Pairs[settings.Pair].InitialActive,
 	}
 	o, err := engineOptions(a.cfg, name)
 	o.Source = replicate.Endpoint{Name: settings.Source, Cluster: a.clientOptions(build, name, settings.Source)}
@@ -71,7 +76,7 @@ func engineOptions(cfg *config.Config, name string) (replicate.Options, error) {
 	state := cfg.Clusters[s.Target].StateTopic
 	o := replicate.Options{
 		Name: name, WorkerID: cfg.WorkerID, Version: cfg.Version, Digest: cfg.Digest(name), Content: cfg.Content(name), Diff: config.Diff,
-		Naming: s.Naming(), ForwardAll: s.Forward == config.ForwardAll, Delivery: s.Delivery,
+		Pair: s.Pair, Naming: s.Naming(), ForwardAll: s.Forward == config.ForwardAll, Delivery: s.Delivery,
 		Start:        replicate.Start{Latest: s.StartingPosition == config.StartLatest},
 		Layout:       kstate.Layout{Partitions: int32(state.Partitions), ReplicationFactor: int16(state.ReplicationFactor)},
 		MemoryBudget: int64(s.MemoryBudget), DiscoveryInterval: s.DiscoveryInterval.Std(), SessionTimeout: s.SessionTimeout.Std(),
@@ -79,10 +84,11 @@ func engineOptions(cfg *config.Config, name string) (replicate.Options, error) {
 	if at, ok := s.StartTime(); ok {
 		o.Start.At = at
 	}
-	var errFilter, errCodec error
+	var errFilter, errCodec, errRate error
+	o.RateLimit, errRate = s.RateLimit.Pace()
 	o.Filter, errFilter = s.Filter()
 	o.Compression, errCodec = kbatch.ParseCodec(s.Compression)
-	return o, errors.Join(errFilter, errCodec)
+	return o, errors.Join(errFilter, errCodec, errRate)
 }
 
 func (r *replicator) withTables(source, target *kstate.Table) replicate.Options {
@@ -201,15 +207,19 @@ func (r *replicator) status() dr.ReplicatorStatus {
 	r.mu.Unlock()
 	if engine == nil {
 		return dr.ReplicatorStatus{
-			Name: r.name, Source: r.settings.Source, Target: r.settings.Target, State: dr.ReplicatorFailed, Reason: failure.Error(),
+			Name: r.name, Pair: r.settings.Pair, Source: r.settings.Source, Target: r.settings.Target, State: dr.ReplicatorFailed, Reason: failure.Error(),
 			Delivery: r.options.Delivery, Findings: findingsOf(failure), Version: r.options.Version, Workers: []dr.WorkerStatus{}, Topics: []dr.TopicStatus{},
 		}
 	}
 	st := engine.Status()
+	st.Pair = r.settings.Pair
 	if failure != nil && st.State == dr.ReplicatorCreating {
 		st.State, st.Reason = dr.ReplicatorFailed, failure.Error()
 	}
 	st.Access = accessStatus(engine)
+	if f, ok := auditFinding(r.name, lastAudit(engine)); ok {
+		st.Findings = append(slices.Clone(st.Findings), f)
+	}
 	if lead != nil {
 		if err := lead.Problem(); err != nil {
 			st.Reason = join(st.Reason, "topics are not kept in step: "+err.Error())
@@ -245,7 +255,8 @@ func addStats(a, b replicate.Stats) replicate.Stats {
 	b.BytesIn += a.BytesIn
 	b.RecordsReplicated += a.RecordsReplicated
 	b.Batches += a.Batches
-	b.Throttled += a.Throttled
+	b.ThrottledSource += a.ThrottledSource
+	b.ThrottledTarget += a.ThrottledTarget
 	b.LatencySum += a.LatencySum
 	counts := make([]uint64, len(b.LatencyCounts))
 	copy(counts, b.LatencyCounts)

@@ -9,7 +9,10 @@ import (
 )
 
 // service answers the API.
-type service struct{ replicators []*replicator }
+type service struct {
+	replicators []*replicator
+	pairs       *pairService
+}
 
 // Replicators returns the states of all replicators.
 func (s *service) Replicators() []dr.ReplicatorStatus {

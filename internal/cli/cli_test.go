@@ -119,7 +119,7 @@ func newService() *service {
 			Name: "primary-to-secondary", Source: "primary", Target: "secondary", SourceClusterID: "c-primary", TargetClusterID: "c-secondary",
 			State: dr.ReplicatorDegraded, Reason: "2 partitions and 1 topic are halted", Delivery: "exactly_once", Version: 2,
 			Access:     &dr.AccessStatus{ACLs: dr.AccessPart{State: dr.AccessRunning}, Quotas: dr.AccessPart{State: dr.AccessOff}, Staged: 12, Drift: 1},
-			MessageLag: 1507, ReplicationLatencySeconds: 0.0123, ThroughputBytesPerSecond: 1.5e6, BytesInPerSecond: 3e6,
+			MessageLag: 1507, ReplicationLatencySeconds: 0.0123, ThroughputBytesPerSecond: 1.5e6, BytesInPerSecond: 3e6, RateLimit: 50 << 20, Throttled: dr.Throttled{Target: 2.5},
 			Workers: []dr.WorkerStatus{
 				{ID: "host-8080", Slots: []int32{0, 1}, Version: 2, SeenAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
 				{ID: "host-8081", Slots: []int32{2}, Version: 2, SeenAt: time.Date(2026, 1, 2, 3, 4, 6, 0, time.UTC)},

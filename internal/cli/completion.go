@@ -11,8 +11,9 @@ func newCompletion(d Deps) *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish|powershell",
 		Short: "Print the completion script of a shell",
-		Long: help(`Prints a script that teaches a shell to complete the commands, their flags and the
-names of the running server's replicators and consumer groups.`, 0, 1, 2),
+		Long: help(`Prints a script that teaches a shell to complete the commands, their flags, the names of
+the running server's replicators and consumer groups, the pairs of the configuration file,
+and the runs in their journals.`, 0, 1, 2),
 		Example: `  source <(anabranch completion bash)
   anabranch completion zsh > "${fpath[1]}/_anabranch"
   anabranch completion fish > ~/.config/fish/completions/anabranch.fish`,

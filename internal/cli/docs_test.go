@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,8 +21,10 @@ import (
 // wholeTree has every command and flag there is.
 func wholeTree() *cobra.Command {
 	root := Root(Deps{
-		Serve: func(context.Context, ServeOptions) error { return nil },
-		Demo:  func(context.Context, DemoOptions) error { return nil },
+		Serve:  func(context.Context, ServeOptions) error { return nil },
+		Demo:   func(context.Context, DemoOptions) error { return nil },
+		Verify: func(context.Context, VerifyOptions) (dr.VerifyReport, error) { return dr.VerifyReport{}, nil },
+		Pairs:  func(PairsOptions) (PairService, error) { return nil, errors.New("not in this test") },
 	})
 	root.InitDefaultHelpCmd()
 	return root
@@ -67,8 +70,11 @@ Other shapes than those of the API:
 - ` + "`offsets translate`" + `: an answer of the [API](api.md#offsets); with ` + "`--batch`" + ` one a line, whatever ` + "`--output`" + ` says.
 - ` + "`group list` and `group describe`" + `: ` + "`groups[]`" + ` with the consumer groups of the API, of one replicator after the other;
   ` + "`group describe`" + ` with their partitions.
+- ` + "`pair list` and `pair status`" + `: ` + "`pairs[]`" + ` with the [pairs of the API](api.md#pairs); one such pair.
 - ` + "`group adopt --dry-run`" + `: ` + "`replicator`, `group`, `effect`, `partitions[]`" + ` with ` + "`topic`, `partition`, `target_offset`" + `,
   ` + "`translated_offset`, `distance`" + `.
+- ` + "`verify`" + `: the report, which is also the proof file, see [verify.md](verify.md#the-report). Exit code 0 when all that was to be
+  compared is equal, 6 when something differs, 5 when nothing differs but something could not be judged.
 `)
 	walk(wholeTree(), func(c *cobra.Command) {
 		fmt.Fprintf(&b, "\n## %s\n\n%s.\n\n```\n%s\n```\n", c.CommandPath(), c.Short, c.UseLine())
@@ -119,7 +125,7 @@ func TestEveryCommandHasAHelpWithExampleAndExitCodes(t *testing.T) {
 			}
 		}
 	})
-	if n != 25 {
+	if n != 38 {
 		t.Errorf("%d commands", n)
 	}
 }

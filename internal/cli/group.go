@@ -46,31 +46,46 @@ func (f *groupFlags) add(d Deps, cmd *cobra.Command, usage string) {
 
 // gathered is what the replicators that were asked said together.
 type gathered struct {
-	groups []dr.GroupStatus
-	failed []error // of replicators that could not answer, while others did
+	groups     []dr.GroupStatus
+	incomplete []string // why groups of a replicator may be missing
+	failed     []error  // of replicators that could not answer, while others did
+}
+
+// add takes what a replicator said. It returns the error where it said nothing.
+func (g *gathered) add(replicator string, list []dr.GroupStatus, err error) error {
+	if partial, ok := errors.AsType[*dr.IncompleteGroupsError](err); ok {
+		for _, why := range partial.Reasons {
+			g.incomplete = append(g.incomplete, "replicator "+replicator+": "+why)
+		}
+		err = nil
+	}
+	if err == nil {
+		g.groups = append(g.groups, list...)
+	}
+	return err
 }
 
 // gather asks every replicator that is meant for groups. Where some answer and
 // some can't, both are kept. That a replicator has no such group is an error only
 // if all others lack it too.
 func (f *groupFlags) gather(ctx context.Context, c *apiclient.Client, get func(replicator string) ([]dr.GroupStatus, error)) (gathered, error) {
+	var g gathered
 	if f.replicator != "" {
 		list, err := get(f.replicator)
-		return gathered{groups: list}, err
+		return g, g.add(f.replicator, list, err)
 	}
 	all, err := c.Replicators(ctx)
 	if err != nil {
 		return gathered{}, err
 	}
-	var g gathered
 	var missing error
 	answered := len(all) == 0
 	for _, r := range all {
 		list, err := get(r.Name)
+		err = g.add(r.Name, list, err)
 		switch {
 		case err == nil:
 			answered = true
-			g.groups = append(g.groups, list...)
 		case ctx.Err() != nil:
 			return gathered{}, err
 		case dr.CodeOf(err) == dr.CodeNotFound:
@@ -94,12 +109,12 @@ func (f *groupFlags) gather(ctx context.Context, c *apiclient.Client, get func(r
 }
 
 // tell says on standard error which replicators could not answer, and makes an
-// exit code of it.
+// exit code of it, and of groups that may be missing.
 func (g gathered) tell(p *out.Printer) error {
 	for _, err := range g.failed {
 		p.Note("anabranch: %s", err)
 	}
-	if len(g.failed) > 0 {
+	if len(g.failed)+len(g.incomplete) > 0 {
 		return &toldError{code: dr.CodePartial}
 	}
 	return nil

@@ -28,7 +28,7 @@ func newGroupList(d Deps) *cobra.Command {
 		Short: "List the consumer groups that are carried",
 		Long: help(`Lists the consumer groups whose positions are carried, with their state and their lag
 on both sides; of all replicators, or of one. Exit code 5: some replicators could not
-be asked, the groups of the others are listed.`, 0, 1, 2, 3, 4, 5),
+be asked, or not every broker of a source; the groups of the others are listed.`, 0, 1, 2, 3, 4, 5),
 		Example: `  anabranch group list
   anabranch group list --replicator primary-to-secondary --state HELD_BY_TARGET
   anabranch group list -o json`,
@@ -50,11 +50,13 @@ be asked, the groups of the others are listed.`, 0, 1, 2, 3, 4, 5),
 			}
 			list := slices.DeleteFunc(g.groups, func(st dr.GroupStatus) bool { return state != "" && string(st.State) != state })
 			p := printer(d, cmd)
-			if len(list) == 0 {
+			if len(list) == 0 && len(g.incomplete) == 0 {
 				p.Note("no groups")
+			}
+			if len(list) == 0 {
 				list = []dr.GroupStatus{}
 			}
-			if err := p.Data(api.GroupList{Groups: list}, func(pg *out.Page) { groupListText(pg, list) }); err != nil {
+			if err := p.Data(api.GroupList{Groups: list, Incomplete: g.incomplete}, func(pg *out.Page) { groupListText(pg, list, g.incomplete) }); err != nil {
 				return err
 			}
 			return g.tell(p)
@@ -67,7 +69,7 @@ be asked, the groups of the others are listed.`, 0, 1, 2, 3, 4, 5),
 	return cmd
 }
 
-func groupListText(pg *out.Page, list []dr.GroupStatus) {
+func groupListText(pg *out.Page, list []dr.GroupStatus, incomplete []string) {
 	var rows [][]string
 	for _, st := range list {
 		rows = append(rows, []string{
@@ -76,6 +78,9 @@ func groupListText(pg *out.Page, list []dr.GroupStatus) {
 		})
 	}
 	pg.Table([]string{"GROUP", "REPLICATOR", "TYPE", "STATE", "SOURCE", "LAG", "TARGET", "TARGET-LAG", "READ-AGAIN", "REASON"}, rows)
+	for _, why := range incomplete {
+		pg.Line("groups may be missing: %s", why)
+	}
 }
 
 // positive is a number, or "" for one that says nothing.

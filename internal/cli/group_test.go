@@ -23,13 +23,19 @@ type groupService struct {
 	all   []dr.GroupStatus
 	calls []string
 	fail  map[string]error // by replicator
+
+	incomplete map[string]string // by replicator: why its list may lack some
 }
 
 func (s *groupService) Groups(_ context.Context, replicator string, match func(string) bool) ([]dr.GroupStatus, error) {
 	if err := s.fail[replicator]; err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(slices.Clone(s.all), func(g dr.GroupStatus) bool { return g.Replicator != replicator || !match(g.Group) }), nil
+	list := slices.DeleteFunc(slices.Clone(s.all), func(g dr.GroupStatus) bool { return g.Replicator != replicator || !match(g.Group) })
+	if why := s.incomplete[replicator]; why != "" {
+		return list, &dr.IncompleteGroupsError{Reasons: []string{why}}
+	}
+	return list, nil
 }
 
 func (s *groupService) Group(ctx context.Context, replicator, group string) (dr.GroupStatus, error) {
@@ -105,6 +111,10 @@ func TestLookingAtGroups(t *testing.T) {
 	s.run("", "group", "describe", "idle")
 	s.run("", "group", "describe", "msk-consumer", "--replicator", "secondary-to-primary", "-o", "yaml")
 	s.run("", "group", "describe", "nobody")
+	s.groups.incomplete = map[string]string{"primary-to-secondary": "source cluster: list groups: broker 3: no answer"}
+	s.run("", "group", "list")
+	s.run("", "group", "list", "--replicator", "primary-to-secondary", "--state", "UNMAPPED", "-o", "json")
+	s.groups.incomplete = nil
 	s.groups.fail = map[string]error{"secondary-to-primary": &dr.Error{Code: dr.CodeConflict, Hint: "see the reason", Err: errors.New("it does not run")}}
 	s.run("", "group", "list", "--state", "SYNCED")
 	s.run("", "group", "describe", "idle")

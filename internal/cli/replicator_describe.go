@@ -60,10 +60,27 @@ one document each.`, 0, 1, 2, 3, 4),
 	return cmd
 }
 
+// rateLimit is empty without a limit.
+func rateLimit(bytes int64) string {
+	if bytes == 0 {
+		return ""
+	}
+	return out.Rate(float64(bytes))
+}
+
+// throttled is empty where no broker asked to wait.
+func throttled(t dr.Throttled) string {
+	if t == (dr.Throttled{}) {
+		return ""
+	}
+	return "source " + out.Seconds(t.Source) + ", target " + out.Seconds(t.Target) + " (in the last 10 s, all connections)"
+}
+
 func describeText(pg *out.Page, st dr.ReplicatorStatus) {
 	pg.Fields(
 		[2]string{"Name", st.Name},
 		[2]string{"State", withReason(string(st.State), st.Reason)},
+		[2]string{"Pair", st.Pair},
 		[2]string{"Source", withID(st.Source, st.SourceClusterID)},
 		[2]string{"Target", withID(st.Target, st.TargetClusterID)},
 		[2]string{"Delivery", strings.ReplaceAll(string(st.Delivery), "_", " ")},
@@ -71,6 +88,8 @@ func describeText(pg *out.Page, st dr.ReplicatorStatus) {
 		[2]string{"Message lag", count(st.MessageLag, "record")},
 		[2]string{"Latency", out.Seconds(st.ReplicationLatencySeconds) + " (most in the last 10 s)"},
 		[2]string{"Throughput", out.Rate(st.ThroughputBytesPerSecond) + " replicated, " + out.Rate(st.BytesInPerSecond) + " read"},
+		[2]string{"Rate limit", rateLimit(st.RateLimit)},
+		[2]string{"Throttled", throttled(st.Throttled)},
 		[2]string{"Workers", workers(st.Workers)},
 		[2]string{"Access rules", accessLine(st)},
 	)
@@ -121,7 +140,9 @@ func findingsText(pg *out.Page, list []dr.Finding) {
 	}
 	for _, f := range list {
 		pg.Line("  %s: %s: %s [%s]", f.Severity, f.Subject, f.Message, f.Code)
-		pg.Line("      %s", f.Fix)
+		if f.Fix != "" {
+			pg.Line("      %s", f.Fix)
+		}
 	}
 }
 

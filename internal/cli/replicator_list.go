@@ -44,9 +44,9 @@ func listText(pg *out.Page, list []dr.ReplicatorStatus) {
 	var rows [][]string
 	for _, st := range list {
 		rows = append(rows, []string{
-			st.Name, st.Source, st.Target, string(st.State), strconv.Itoa(len(st.Topics)), out.Offset(st.MessageLag),
+			st.Name, st.Pair, st.Source, st.Target, string(st.State), strconv.Itoa(len(st.Topics)), out.Offset(st.MessageLag),
 			out.Seconds(st.ReplicationLatencySeconds), out.Rate(st.ThroughputBytesPerSecond), st.Reason,
 		})
 	}
-	pg.Table([]string{"NAME", "SOURCE", "TARGET", "STATE", "TOPICS", "LAG", "LATENCY", "THROUGHPUT", "REASON"}, rows)
+	pg.Table([]string{"NAME", "PAIR", "SOURCE", "TARGET", "STATE", "TOPICS", "LAG", "LATENCY", "THROUGHPUT", "REASON"}, rows)
 }

@@ -44,6 +44,11 @@ type Deps struct {
 
 	Serve func(context.Context, ServeOptions) error // runs until the context ends; nil: no such command
 	Demo  func(context.Context, DemoOptions) error  // the same
+	// Verify compares the clusters of a replicator; nil: no such command.
+	Verify func(context.Context, VerifyOptions) (dr.VerifyReport, error)
+
+	// Pairs opens the pairs of a configuration file; nil: no such commands.
+	Pairs func(PairsOptions) (PairService, error)
 
 	// Preflight looks at the clusters of one replicator. nil: preflight.Check.
 	Preflight func(context.Context, preflight.Options) (preflight.Report, error)
@@ -117,9 +122,7 @@ func Run(ctx context.Context, d Deps, args []string) int {
 	if _, ok := errors.AsType[*differError](err); ok {
 		return api.ExitDiffers // The command has printed them.
 	}
-	if problems, ok := errors.AsType[*config.ProblemsError](err); ok && dr.CodeOf(err) == dr.CodeInternal {
-		err = &dr.Error{Code: dr.CodeConfig, Hint: "correct the file; anabranch config check FILE checks it", Err: problems}
-	}
+	err = withHint(err)
 	if problems, ok := errors.AsType[*config.ProblemsError](err); ok && p.Format == out.Text {
 		for _, one := range problems.List { // One a line, which cleaning would join.
 			p.Note("%s", one)
@@ -128,6 +131,14 @@ func Run(ctx context.Context, d Deps, args []string) int {
 	}
 	p.Error(out.Describe(err))
 	return api.ExitOf(dr.CodeOf(err))
+}
+
+// withHint gives problems of a file their class and says what to do.
+func withHint(err error) error {
+	if problems, ok := errors.AsType[*config.ProblemsError](err); ok && dr.CodeOf(err) == dr.CodeInternal {
+		return &dr.Error{Code: dr.CodeConfig, Hint: "correct the file; anabranch config check FILE checks it", Err: problems}
+	}
+	return err
 }
 
 // toldError is returned by a command that has printed its findings already.
@@ -174,6 +185,12 @@ running server or work on the file.`, 0, 1, 2),
 	}
 	if d.Demo != nil {
 		root.AddCommand(newDemo(d))
+	}
+	if d.Verify != nil {
+		root.AddCommand(newVerify(d))
+	}
+	if d.Pairs != nil {
+		root.AddCommand(newPair(d), newSwitchover(d), newFailover(d), newFailback(d), newRun(d))
 	}
 	root.AddCommand(newConfig(d), newGroup(d), newReplicator(d), newTopic(d), newACL(d), newOffsets(d), newVersion(d), newCompletion(d))
 	root.SetHelpCommand(newHelp())
@@ -240,9 +257,9 @@ func exitMeaning(code int) string {
 	case 4:
 		return "refused: by the state, by a safety rule, for lack of permission or of a confirmation"
 	case 5:
-		return "partly done"
+		return "partly done, or not all could be judged"
 	case api.ExitDiffers:
-		return "there are differences, and --exit-code was given"
+		return "there are differences (the diff commands: with --exit-code)"
 	case api.ExitInterrupted:
 		return "interrupted"
 	default:

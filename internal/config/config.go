@@ -12,11 +12,13 @@ type Config struct {
 	Version     int                   `json:"version" jsonschema:"default=1,minimum=1" jsonschema_description:"Number of this content. A worker with a higher number takes over; the same number with other content is refused."`
 	WorkerID    string                `json:"worker_id,omitempty" jsonschema_description:"Name of this process among the workers of the same replicators. Default: <host name>-<api port>."`
 	Clusters    map[string]Cluster    `json:"clusters" jsonschema_description:"The Kafka clusters by name."`
-	Replicators map[string]Replicator `json:"replicators" jsonschema_description:"The replicators by name. Each copies from one cluster to another."`
+	Replicators map[string]Replicator `json:"replicators,omitempty" jsonschema_description:"The replicators by name. Each copies from one cluster to another."`
+	Pairs       map[string]Pair       `json:"pairs,omitempty" jsonschema_description:"Pairs of clusters by name, one of which is active and the other ready to become it. Each makes two replicators."`
 	API         API                   `json:"api" jsonschema_description:"The HTTP API of the worker."`
 	Log         Log                   `json:"log" jsonschema_description:"What is logged, and how."`
 
-	ReplicatorNames []string `json:"-"` // in the order of the file
+	ReplicatorNames []string `json:"-"` // in the order of the file, those of pairs behind the others
+	PairNames       []string `json:"-"` // in the order of the file
 	Path            string   `json:"-"` // of the file
 }
 
@@ -85,11 +87,15 @@ type Replicator struct {
 	Delivery          dr.Delivery      `json:"delivery,omitempty" jsonschema:"default=exactly_once,enum=exactly_once,enum=at_least_once" jsonschema_description:"The least that will do where the target's brokers are found to break rules of Apache Kafka: exactly_once copies nothing then, at_least_once copies, and records may arrive twice."`
 	Groups            Groups           `json:"groups,omitzero" jsonschema_description:"The positions of consumer groups."`
 	ACLs              ACLs             `json:"acls,omitzero" jsonschema_description:"Access rules of the source that are made on the target; those that grant writing wait there for a failover."`
+	Audit             Audit            `json:"audit,omitzero" jsonschema_description:"Compare both clusters now and then, record for record."`
 	Quotas            bool             `json:"quotas,omitempty" jsonschema:"default=false" jsonschema_description:"Set the source's client quotas on the target."`
+	RateLimit         RateLimit        `json:"rate_limit,omitzero" jsonschema_description:"Bytes a second of record batches that all workers together write to the target; a rate such as 50MiB, or a default and a schedule."`
 	MemoryBudget      Size             `json:"memory_budget" jsonschema:"default=64MiB" jsonschema_description:"Bytes of record batches held in memory."`
 	SettingsInterval  Duration         `json:"settings_interval" jsonschema:"default=10s" jsonschema_description:"How often topic settings and partition counts are compared."`
 	DiscoveryInterval Duration         `json:"discovery_interval" jsonschema:"default=500ms" jsonschema_description:"How often the source is asked for new topics."`
 	SessionTimeout    Duration         `json:"session_timeout" jsonschema:"default=6s" jsonschema_description:"After this time without a sign of life a worker's slots are taken over."`
+
+	Pair string `json:"-"` // that makes it; empty: it has an entry of its own
 }
 
 // Topics selects topics by RE2 patterns that match whole names.
@@ -113,6 +119,14 @@ type Groups struct {
 type ACLs struct {
 	Enabled  bool     `json:"enabled" jsonschema:"default=true" jsonschema_description:"Whether access rules are copied. Where a cluster has no authorizer, or the replicator may not read or change rules, nothing happens but that it says so."`
 	Interval Duration `json:"interval" jsonschema:"default=60s" jsonschema_description:"How often access rules and quotas are compared."`
+}
+
+// Audit says how often the records of both clusters are compared, how fast, and how
+// much of them at a time.
+type Audit struct {
+	Interval      Duration `json:"interval" jsonschema:"default=0s" jsonschema_description:"Time from the end of one pass to the beginning of the next; 1m to 2160h. 0s: there is no audit."`
+	RateLimit     Size     `json:"rate_limit" jsonschema:"default=4MiB" jsonschema_description:"Bytes a second that are read at most, from both clusters together."`
+	SamplePercent int      `json:"sample_percent" jsonschema:"default=100,minimum=1,maximum=100" jsonschema_description:"How much of all records a pass compares, another part each time."`
 }
 
 // API configures the HTTP API of the worker.
@@ -158,14 +172,24 @@ func (r Replicator) StartTime() (t time.Time, ok bool) {
 func (r Replicator) Naming() dr.Naming { return dr.Naming{Mode: r.TopicNames, Source: r.Source} }
 
 // Filter returns the topic filter, which was validated when the file was loaded.
+// That of a pair's replicator also selects the topic of the pair's drills.
 func (r Replicator) Filter() (dr.TopicFilter, error) {
-	return dr.NewTopicFilter(r.Topics.Include, r.Topics.Exclude)
+	f, err := dr.NewTopicFilter(r.Topics.Include, r.Topics.Exclude)
+	if r.Pair != "" {
+		f = f.With(dr.CanaryName(r.Pair))
+	}
+	return f, err
 }
 
 // GroupFilter returns the filter of consumer groups, which was validated when
-// the file was loaded.
+// the file was loaded. That of a pair's replicator also selects the group of the
+// pair's drills.
 func (r Replicator) GroupFilter() (dr.GroupFilter, error) {
-	return dr.NewGroupFilter(r.Groups.Include, r.Groups.Exclude)
+	f, err := dr.NewGroupFilter(r.Groups.Include, r.Groups.Exclude)
+	if r.Pair != "" {
+		f = f.With(dr.CanaryName(r.Pair))
+	}
+	return f, err
 }
 
 // Default returns the configuration of an empty file.
@@ -194,6 +218,7 @@ func DefaultReplicator() Replicator {
 		Delivery:          dr.DeliveryExactlyOnce,
 		Groups:            DefaultGroups(),
 		ACLs:              DefaultACLs(),
+		Audit:             DefaultAudit(),
 		MemoryBudget:      64 << 20,
 		SettingsInterval:  Duration(10 * time.Second),
 		DiscoveryInterval: Duration(500 * time.Millisecond),
@@ -208,3 +233,7 @@ func DefaultGroups() Groups {
 
 // DefaultACLs returns the defaults of acls.
 func DefaultACLs() ACLs { return ACLs{Enabled: true, Interval: Duration(time.Minute)} }
+
+// DefaultAudit returns the defaults of audit: there is none, for it reads both logs
+// again, which costs traffic between sites.
+func DefaultAudit() Audit { return Audit{RateLimit: 4 << 20, SamplePercent: 100} }

@@ -358,7 +358,7 @@ func TestSchema_IsCommitted(t *testing.T) {
 			Properties map[string]struct{ Description string }
 		} `json:"$defs"`
 	}
-	if err := json.Unmarshal(got, &s); err != nil || len(s.Properties) != 6 || len(s.Defs) < 8 {
+	if err := json.Unmarshal(got, &s); err != nil || len(s.Properties) != 7 || len(s.Defs) < 8 {
 		t.Fatalf("%v: %d properties, %d definitions", err, len(s.Properties), len(s.Defs))
 	}
 	for name, def := range s.Defs {
@@ -383,9 +383,13 @@ func TestDocs_ExamplesLoad(t *testing.T) {
 			t.Errorf("docs/configuration.md does not name the key %s", key)
 		}
 	}
+	pairs, err := os.ReadFile("../../docs/pairs.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir := fixtures(t)
-	blocks := strings.Split(doc, "```yaml\n")[1:]
-	if len(blocks) < 3 {
+	blocks := strings.Split(doc+string(pairs), "```yaml\n")[1:]
+	if len(blocks) < 6 {
 		t.Errorf("%d examples", len(blocks))
 	}
 	for i, b := range blocks {
@@ -403,7 +407,7 @@ func TestDocs_ExamplesLoad(t *testing.T) {
 func TestSize_RoundTrips(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{"64MiB": "64MiB", "65536 KiB": "64MiB", "1GB": "1000000000B", "1024": "1KiB", "0": "0B", "1.5MiB": "", "-1B": "", "MiB": "", "9999999999GiB": "", "99999999999999999999": ""} {
-		got, err := parseSize(in)
+		got, err := ParseSize(in)
 		if (err != nil) != (want == "") || (err == nil && got.String() != want) {
 			t.Errorf("%s: %s, %v, want %q", in, got, err, want)
 		}

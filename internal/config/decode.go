@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,13 +25,23 @@ var (
 func (l *loader) decode(root *yaml.Node) {
 	l.lines[""] = root.Line
 	l.value(root, "", reflect.ValueOf(l.cfg).Elem(), "")
-	if reps := child(root, "replicators"); reps != nil && reps.Kind == yaml.MappingNode {
-		for i := 0; i+1 < len(reps.Content); i += 2 {
-			if _, ok := l.cfg.Replicators[reps.Content[i].Value]; ok {
-				l.cfg.ReplicatorNames = append(l.cfg.ReplicatorNames, reps.Content[i].Value)
+	l.cfg.ReplicatorNames = namesOf(root, "replicators", l.cfg.Replicators)
+	l.cfg.PairNames = namesOf(root, "pairs", l.cfg.Pairs)
+}
+
+// namesOf returns the names below a key of the root that were decoded, in the
+// order of the file.
+func namesOf[T any](root *yaml.Node, key string, decoded map[string]T) []string {
+	var names []string
+	if n := child(root, key); n != nil && n.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			name := n.Content[i].Value
+			if _, ok := decoded[name]; ok && !slices.Contains(names, name) {
+				names = append(names, name)
 			}
 		}
 	}
+	return names
 }
 
 // child returns the value of a key of a mapping, nil if there is none.
@@ -63,10 +74,15 @@ func (l *loader) value(n *yaml.Node, path string, v reflect.Value, file string) 
 		return
 	}
 	switch {
-	case v.Type() == durationType, v.Type() == sizeType, v.Type() == secretType:
+	case v.Type() == durationType, v.Type() == sizeType, v.Type() == rateType, v.Type() == secretType:
 		l.scalar(n, line, path, v, file)
+	case v.Type() == rateLimitType:
+		l.rateLimit(n, line, path, v)
 	case v.Kind() == reflect.Pointer:
 		p := reflect.New(v.Type().Elem())
+		if h, ok := reflect.TypeAssert[*Hook](p); ok {
+			*h = DefaultHook()
+		}
 		l.value(n, path, p.Elem(), file)
 		v.Set(p)
 	case v.Kind() == reflect.Struct:
@@ -155,6 +171,8 @@ func (l *loader) named(n *yaml.Node, line int, path string, v reflect.Value) {
 			*p = DefaultCluster()
 		case *Replicator:
 			*p = DefaultReplicator()
+		case *Pair:
+			*p = DefaultPair()
 		}
 		l.value(val, join(path, k.Value), elem, "")
 		v.SetMapIndex(reflect.ValueOf(k.Value), elem)
@@ -215,9 +233,13 @@ func (l *loader) scalar(n *yaml.Node, line int, path string, v reflect.Value, fi
 		fail(err)
 		v.SetInt(int64(d))
 	case v.Type() == sizeType:
-		s, err := parseSize(text)
+		s, err := ParseSize(text)
 		fail(err)
 		v.SetInt(int64(s))
+	case v.Type() == rateType:
+		r, err := parseRate(text)
+		fail(err)
+		v.SetInt(int64(r))
 	case v.Kind() == reflect.Int:
 		i, err := strconv.Atoi(text)
 		if err != nil || (n.ShortTag() != "!!int" && refs == 0) {

@@ -46,6 +46,9 @@ func (c *Config) Content(replicator string) []byte {
 	if r.ACLs == DefaultACLs() {
 		r.ACLs = ACLs{} // likewise
 	}
+	if r.Audit == DefaultAudit() {
+		r.Audit = Audit{} // likewise
+	}
 	raw, err := json.Marshal(content{
 		Name: replicator, Replicator: r,
 		SourceStateTopic: c.Clusters[r.Source].StateTopic,
@@ -126,32 +129,56 @@ func flatten(raw []byte) (map[string]string, error) {
 func (c *Config) Redacted() Config {
 	out := *c
 	out.Clusters = make(map[string]Cluster, len(c.Clusters))
-	hide := func(s dr.Secret) dr.Secret {
-		if s.IsZero() {
-			return s
-		}
-		return dr.NewSecret("<redacted>")
-	}
 	for name, cl := range c.Clusters {
-		if cl.SASL != nil {
-			s := *cl.SASL
-			s.Password = hide(s.Password)
-			if s.OAuth != nil {
-				o := *s.OAuth
-				o.ClientSecret = hide(o.ClientSecret)
-				s.OAuth = &o
-			}
-			if s.AWS != nil {
-				a := *s.AWS
-				a.SecretKey, a.SessionToken = hide(a.SecretKey), hide(a.SessionToken)
-				s.AWS = &a
-			}
-			cl.SASL = &s
-		}
+		cl.SASL = redactedSASL(cl.SASL)
 		out.Clusters[name] = cl
 	}
+	out.Pairs = make(map[string]Pair, len(c.Pairs))
+	for name, p := range c.Pairs {
+		p.Canary = maps.Clone(p.Canary)
+		for cluster, cl := range p.Canary {
+			cl.SASL = redactedSASL(cl.SASL)
+			p.Canary[cluster] = cl
+		}
+		for _, h := range []**Hook{&p.Fence.Hook, &p.Hooks.OnFence, &p.Hooks.OnSwitch, &p.Hooks.OnDone} {
+			if *h != nil {
+				hook := **h
+				hook.Token = hide(hook.Token)
+				*h = &hook
+			}
+		}
+		out.Pairs[name] = p
+	}
+	out.PairNames = slices.Clone(c.PairNames)
 	out.API.Token = hide(c.API.Token)
 	out.Replicators = maps.Clone(c.Replicators)
 	out.ReplicatorNames = slices.Clone(c.ReplicatorNames)
 	return out
+}
+
+// hide returns a fixed text in place of a secret that is set.
+func hide(s dr.Secret) dr.Secret {
+	if s.IsZero() {
+		return s
+	}
+	return dr.NewSecret("<redacted>")
+}
+
+func redactedSASL(in *SASL) *SASL {
+	if in == nil {
+		return nil
+	}
+	s := *in
+	s.Password = hide(s.Password)
+	if s.OAuth != nil {
+		o := *s.OAuth
+		o.ClientSecret = hide(o.ClientSecret)
+		s.OAuth = &o
+	}
+	if s.AWS != nil {
+		a := *s.AWS
+		a.SecretKey, a.SessionToken = hide(a.SecretKey), hide(a.SessionToken)
+		s.AWS = &a
+	}
+	return &s
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -89,7 +90,10 @@ func (l *loader) add(path, format string, args ...any) {
 }
 
 func (l *loader) addAt(line int, path, format string, args ...any) {
-	l.problems.List = append(l.problems.List, Problem{File: l.file, Line: line, Path: path, Message: fmt.Sprintf(format, args...)})
+	p := Problem{File: l.file, Line: line, Path: path, Message: fmt.Sprintf(format, args...)}
+	if !slices.Contains(l.problems.List, p) {
+		l.problems.List = append(l.problems.List, p)
+	}
 }
 
 var yamlLine = regexp.MustCompile(`line (\d+)`)

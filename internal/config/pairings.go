@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -12,7 +13,7 @@ import (
 func (l *loader) pairings() {
 	var names []string
 	for _, n := range l.cfg.ReplicatorNames {
-		path := "replicators." + n
+		path := l.home(n)
 		if !slices.ContainsFunc([]string{"", ".source", ".target", ".topics.include", ".topics.exclude", ".topic_names", ".topic_settings"},
 			func(k string) bool { return l.blamed(path + k) }) {
 			names = append(names, n)
@@ -26,13 +27,30 @@ func (l *loader) pairings() {
 	l.settingsOwners(names)
 }
 
+// home returns the path at which a replicator is defined: its own, or that of
+// the pair that makes it.
+func (l *loader) home(replicator string) string {
+	if pair := l.cfg.Replicators[replicator].Pair; pair != "" {
+		return "pairs." + pair
+	}
+	return "replicators." + replicator
+}
+
+// called returns how messages name a replicator.
+func (l *loader) called(replicator string) string {
+	if pair := l.cfg.Replicators[replicator].Pair; pair != "" {
+		return fmt.Sprintf("pair %q", pair)
+	}
+	return fmt.Sprintf("replicator %q", replicator)
+}
+
 // pair checks two replicators, the second of which is listed later.
 func (l *loader) pair(first, second string) {
 	a, b := l.cfg.Replicators[first], l.cfg.Replicators[second]
 	switch {
 	case a.Source == b.Source && a.Target == b.Target:
 		if w := common(targetNames(a), targetNames(b)); w != "" {
-			l.add("replicators."+second, "writes the same topics as replicator %q, for example %q: every record would arrive twice", first, w)
+			l.add(l.home(second), "writes the same topics as %s, for example %q: every record would arrive twice", l.called(first), w)
 		}
 	case a.Source == b.Target && a.Target == b.Source && a.TopicNames == dr.NamesPrefixed && b.TopicNames == dr.NamesPrefixed:
 		// A topic t comes back as "b.a.t" when the way back selects "a.t",
@@ -40,7 +58,7 @@ func (l *loader) pair(first, second string) {
 		back, round := selected(b.Topics), selected(a.Topics)
 		there := targetNames(a)
 		if common(there.prefixed(b.Source+"."), back.prefixed(b.Source+"."), round) != "" {
-			l.add("replicators."+second, "together with replicator %q topics would go round under longer and longer names (%s.%s.<topic>, and so on); add %q to topics.exclude",
+			l.add(l.home(second), "together with replicator %q topics would go round under longer and longer names (%s.%s.<topic>, and so on); add %q to topics.exclude",
 				first, b.Source, a.Source, quotePrefix(a.Source))
 		}
 	}
@@ -61,7 +79,7 @@ func (l *loader) settingsOwners(names []string) {
 			continue
 		}
 		if other := l.settingsConflict(followers, n); other != "" {
-			l.add("replicators."+n+".topic_settings", "both this replicator and %q follow: only one may decide the settings of a topic (write own in one of them)", other)
+			l.add(l.home(n)+".topic_settings", "both this %s and %s follow: only one may decide the settings of a topic (write own in one of them)", kindOfHome(l.cfg.Replicators[n]), l.called(other))
 			continue
 		}
 		followers = append(followers, n)
@@ -81,8 +99,16 @@ func (l *loader) settingsOwners(names []string) {
 	}
 }
 
+func kindOfHome(r Replicator) string {
+	if r.Pair != "" {
+		return "pair"
+	}
+	return "replicator"
+}
+
 // settingsConflict returns a follower that decides for a topic of the replicator
-// as well, or that closes a circle with it; "" if there is none.
+// as well, or that closes a circle with it; "" if there is none. The two of a
+// pair make no circle: only the one that leaves the active cluster decides.
 func (l *loader) settingsConflict(followers []string, name string) string {
 	r := l.cfg.Replicators[name]
 	for _, f := range followers {
@@ -99,6 +125,9 @@ func (l *loader) settingsConflict(followers []string, name string) string {
 	walk = func(at string, path []string, sets []nameSet) string {
 		for _, f := range followers {
 			o := l.cfg.Replicators[f]
+			if o.Pair != "" && o.Pair == r.Pair {
+				continue
+			}
 			if o.Source != at || o.TopicNames != dr.NamesIdentical || slices.Contains(path, f) {
 				continue
 			}

@@ -25,17 +25,19 @@ func Schema() []byte {
 	s := r.Reflect(&Config{})
 	s.Title = "Configuration of Anabranch"
 	name := validName.String()
-	for _, key := range []string{"clusters", "replicators"} {
+	for _, key := range []string{"clusters", "replicators", "pairs"} {
 		p, ok := s.Properties.Get(key)
 		if !ok {
 			panic("bug: the schema has no key " + key)
 		}
 		p.PropertyNames = &jsonschema.Schema{Pattern: name}
 	}
-	s.Required = []string{"clusters", "replicators"}
+	s.Required = []string{"clusters"}
+	s.AnyOf = []*jsonschema.Schema{{Required: []string{"replicators"}}, {Required: []string{"pairs"}}}
 	for def, keys := range map[string][]string{
 		"Cluster":    {"bootstrap_servers"},
 		"Replicator": {"source", "target"},
+		"Pair":       {"clusters"},
 		"SASL":       {"mechanism"},
 		"OAuth":      {"token_url", "client_id", "client_secret"},
 		"APITLS":     {"cert_file", "key_file"},

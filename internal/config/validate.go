@@ -26,8 +26,8 @@ func (l *loader) validate() {
 	if len(c.Clusters) == 0 && !l.blamed("clusters") {
 		l.add("clusters", "missing: no cluster is defined")
 	}
-	if len(c.Replicators) == 0 && !l.blamed("replicators") {
-		l.add("replicators", "missing: no replicator is defined")
+	if len(c.Replicators) == 0 && len(c.Pairs) == 0 && !l.blamed("replicators") && !l.blamed("pairs") {
+		l.add("replicators", "missing: no replicator is defined, and no pair")
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Clusters)) {
 		l.name("clusters."+name, name)
@@ -37,6 +37,10 @@ func (l *loader) validate() {
 		l.name("replicators."+name, name)
 		l.replicator("replicators."+name, c.Replicators[name])
 	}
+	for _, name := range c.PairNames {
+		l.move("pairs."+name, c.Pairs[name])
+	}
+	l.twins()
 	l.api(&c.API)
 	l.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	l.oneOf("log.format", c.Log.Format, "text", "json")
@@ -192,12 +196,18 @@ func (l *loader) replicator(path string, r Replicator) {
 	if r.Source != "" && r.Source == r.Target {
 		l.add(path+".target", "source and target are the same cluster %q", r.Source)
 	}
+	l.oneOf(path+".topic_names", string(r.TopicNames), string(dr.NamesIdentical), string(dr.NamesPrefixed))
+	l.oneOf(path+".forward", r.Forward, ForwardNative, ForwardAll)
+	l.copying(path, r)
+}
+
+// copying checks what an entry of replicators and one of pairs have both.
+func (l *loader) copying(path string, r Replicator) {
 	if len(r.Description) > 1024 {
 		l.add(path+".description", "must be at most 1024 bytes")
 	}
 	l.patterns(path+".topics.include", r.Topics.Include)
 	l.patterns(path+".topics.exclude", r.Topics.Exclude)
-	l.oneOf(path+".topic_names", string(r.TopicNames), string(dr.NamesIdentical), string(dr.NamesPrefixed))
 	if _, ok := r.StartTime(); !ok && r.StartingPosition != StartEarliest && r.StartingPosition != StartLatest && !l.blamed(path+".starting_position") {
 		l.add(path+".starting_position", "%q is neither earliest, latest nor an RFC 3339 time such as 2026-01-31T08:00:00Z", r.StartingPosition)
 	}
@@ -207,14 +217,23 @@ func (l *loader) replicator(path string, r Replicator) {
 	}
 	l.oneOf(path+".deleted_topics", string(r.DeletedTopics), string(dr.DeleteIgnore), string(dr.DeleteFollow))
 	l.oneOf(path+".delivery", string(r.Delivery), string(dr.DeliveryExactlyOnce), string(dr.DeliveryAtLeastOnce))
-	l.oneOf(path+".forward", r.Forward, ForwardNative, ForwardAll)
 	l.groups(path+".groups", r.Groups)
+	l.rates(path+".rate_limit", r.RateLimit)
 	if p := path + ".memory_budget"; r.MemoryBudget < 4<<20 && !l.blamed(p) {
 		l.add(p, "must be at least 4MiB")
 	}
 	l.span(path+".settings_interval", r.SettingsInterval, time.Second, 24*time.Hour)
 	l.span(path+".discovery_interval", r.DiscoveryInterval, 100*time.Millisecond, time.Hour)
 	l.span(path+".acls.interval", r.ACLs.Interval, time.Second, 24*time.Hour)
+	if r.Audit.Interval != 0 {
+		l.span(path+".audit.interval", r.Audit.Interval, time.Minute, 90*24*time.Hour)
+	}
+	if p := path + ".audit.rate_limit"; r.Audit.RateLimit < 1<<10 && !l.blamed(p) {
+		l.add(p, "must be at least 1KiB")
+	}
+	if p := path + ".audit.sample_percent"; (r.Audit.SamplePercent < 1 || r.Audit.SamplePercent > 100) && !l.blamed(p) {
+		l.add(p, "must be between 1 and 100")
+	}
 	l.span(path+".session_timeout", r.SessionTimeout, time.Second, 30*time.Minute)
 }
 

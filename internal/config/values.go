@@ -71,7 +71,8 @@ func (Size) JSONSchema() *jsonschema.Schema {
 	return &jsonschema.Schema{Type: "string", Pattern: `^[0-9]+ ?(B|kB|MB|GB|KiB|MiB|GiB)?$`}
 }
 
-func parseSize(s string) (Size, error) {
+// ParseSize reads the form of the file: a number of bytes with a unit.
+func ParseSize(s string) (Size, error) {
 	bad := fmt.Errorf("%q is not a size (write for example 64MiB or 512KiB)", s)
 	for _, u := range sizeUnits {
 		digits, ok := strings.CutSuffix(s, u.suffix)

@@ -3,6 +3,8 @@ package groups
 import (
 	"bytes"
 	"context"
+	"maps"
+	"slices"
 )
 
 // View is the records of this package in one cluster's state topic. It may be
@@ -27,8 +29,8 @@ type Records interface {
 // a time.
 type book struct {
 	pages  map[string]*bound
-	index  map[place][]*page
-	broken map[string]error // groups with a record that can't be read
+	index  map[place][]*page // of each replicator and source topic what its records say together
+	broken map[string]error  // groups with a record that can't be read
 }
 
 // bound is a page and the bytes that it was made of.
@@ -88,7 +90,8 @@ func same(a, b []byte) bool {
 
 func (b *book) reindex() {
 	b.index, b.broken = make(map[place][]*page, len(b.pages)), map[string]error{}
-	for key, x := range b.pages {
+	for _, key := range slices.Sorted(maps.Keys(b.pages)) {
+		x := b.pages[key]
 		if x.page == nil {
 			k, err := parsePageKey(key)
 			if err == nil {
@@ -98,8 +101,26 @@ func (b *book) reindex() {
 			continue
 		}
 		at := place{x.page.targetID, x.page.key.chunk, x.page.key.group}
-		b.index[at] = append(b.index[at], x.page)
+		list := b.index[at]
+		if i := slices.IndexFunc(list, func(p *page) bool { return p.key == x.page.key }); i >= 0 {
+			list[i] = list[i].join(x.page)
+			continue
+		}
+		b.index[at] = append(list, x.page)
 	}
+}
+
+// of returns what a replicator remembers, by group.
+func (b *book) of(replicator string) map[string][]*page {
+	out := map[string][]*page{}
+	for _, list := range b.index {
+		for _, p := range list {
+			if p.key.replicator == replicator {
+				out[p.key.group] = append(out[p.key.group], p)
+			}
+		}
+	}
+	return out
 }
 
 // about returns the pages that speak of a partition of a topic of the cluster

@@ -20,10 +20,12 @@ type memory struct {
 	before   int64   // what was there when written was decided on, -1: nothing
 	tried    []int64 // of earlier decisions, not seen there since: they may come late
 	metadata string
-	resets   int32 // how often it followed a commit backwards
-	alone    bool  // since a reset, what the opposite replicator knows does not count
-	exact    bool  // written is where carried is, and no later snapshot of the maps will move it
-	atMs     int64 // when written was committed
+	resets   int32       // how often it followed a commit backwards
+	alone    bool        // since a reset, what the opposite replicator knows does not count
+	exact    bool        // written is where carried is, and no later snapshot of the maps will move it
+	knew     []knownCuts // that at was made in the knowledge of, see cut.go
+	revision int64       // counts the decisions, see note.go
+	atMs     int64       // when written was committed
 }
 
 // none stands for no commit.
@@ -50,6 +52,8 @@ type facts struct {
 	sourceInto []path // of the replicators that write to the source
 	targetInto []path // of those that write to the target, ours among them
 	back       []path // those of sourceInto that read the target
+	unseen     bool   // own was made before a log was cut, see behindCuts
+	moved      bool   // and own knew offsets behind that cut: they are placed at it
 	roundabout bool   // the target\'s own records come to the source through a third cluster
 
 	deleted    dr.DeletedGroups
@@ -83,6 +87,7 @@ type decision struct {
 
 // decide is the whole of the rules for one group in one partition.
 func decide(f facts) decision {
+	f = f.behindCuts()
 	d := f.decide()
 	if d.act == actNone && f.renewable() && d.state != dr.GroupFailed {
 		d.act, d.keep = actCommit, *f.own
@@ -98,7 +103,7 @@ func (f facts) decide() decision {
 	case !f.asked:
 		next := *f.own
 		next.exact = false
-		return f.follow(f.own.carried, f.own.at, next, false)
+		return f.follow(f.own.carried, f.own.at, next, f.moved)
 	case f.committed < 0:
 		return f.gone()
 	}
@@ -117,17 +122,20 @@ func (f facts) decide() decision {
 	if !f.replicated {
 		return decision{state: dr.GroupUnmapped, translated: none, reason: "the partition is not replicated so far"}
 	}
-	here := locate(f.source, f.committed, f.sourceInto)
+	here := f.locate(f.source, f.committed, f.sourceInto)
 	if here.unknown != "" {
 		return decision{state: dr.GroupUnmapped, translated: none, reason: here.unknown}
 	}
 	next := memory{from: f.source, carried: f.committed, metadata: f.metadata}
 	at, down := here.at, false
 	if own := f.own; own != nil {
+		if cut, ok := own.at.get(f.source); ok && f.committed == own.carried { // the same commit, and since it was made the source's log was cut
+			at = at.lower(f.source, cut)
+		}
 		next.resets, next.alone = own.resets, own.alone
 		switch {
 		case f.committed >= own.carried:
-			down = gained(here.exact, own)
+			down = gained(here.exact, own) || f.moved
 			at = at.merge(own.at)
 		case !f.sourceEmpty && !f.wasLower:
 			return decision{
@@ -141,14 +149,18 @@ func (f facts) decide() decision {
 	}
 	if !next.alone {
 		for _, o := range f.opposite {
-			if o.written >= 0 && o.written <= f.committed {
-				at = at.merge(o.at)
+			if o.written < 0 || o.written > f.committed {
+				continue
+			}
+			at = at.merge(o.at)
+			if o.from == f.target && o.carried == f.present && f.present >= 0 { // the maps may know more of it than when it was carried
+				at = at.merge(f.there().at)
 			}
 		}
 	}
 	next.exact = len(here.exact) == len(here.at)
 	if f.wentOn() && !next.alone {
-		there := locate(f.target, f.present, f.targetInto)
+		there := f.there()
 		if there.unknown != "" {
 			return decision{state: dr.GroupUnmapped, translated: none, reason: there.unknown}
 		}
@@ -171,7 +183,7 @@ func (f facts) wentOn() bool {
 // need not be asked: the common case costs next to nothing.
 func (f facts) unchanged() bool {
 	own := f.own
-	if own == nil || !own.exact || own.carried != f.committed || own.written != f.present || own.metadata != f.metadata {
+	if own == nil || f.unseen || !own.exact || own.carried != f.committed || own.written != f.present || own.metadata != f.metadata {
 		return false
 	}
 	for _, r := range f.sourceInto {
@@ -183,7 +195,28 @@ func (f facts) unchanged() bool {
 		return false
 	}
 	_, over := f.overrun()
-	return !over
+	return !over && f.doubled() == 0
+}
+
+// doubled returns how many records that were read when the target's commit was
+// written lie behind it now, or will: a replicator copies them once more, since
+// somebody decided that it begins again (restart, start-at). What a map has folded
+// is not looked at.
+func (f facts) doubled() (sum int64) {
+	if f.own == nil || !f.own.exact {
+		return 0
+	}
+	for _, r := range f.targetInto {
+		read, ok := f.own.at.get(r.from)
+		if !ok {
+			continue
+		}
+		from := max(f.own.written, f.present, r.Map.Floor().TargetEnd)
+		if next, fit := r.ToSource(from); fit == offsets.FitExact {
+			sum += max(0, read-next)
+		}
+	}
+	return sum
 }
 
 // overrun returns the first record that was not read where that lies before what
@@ -273,7 +306,7 @@ func (f facts) follow(carried int64, at vector, next memory, down bool) decision
 	d.state, d.reason = f.quality(r)
 	next.carried, next.at, next.written, next.before, next.atMs = carried, at, r.offset, f.present, f.now.UnixMilli()
 	final := d.state == dr.GroupSynced && len(r.ahead) == 0 && next.exact
-	next.exact = final
+	next.exact, next.knew = final, f.known()
 	next.tried = f.own.attempts(f.present, next.written)
 	ours := f.ours()
 	known := ours || f.carriedBack()
@@ -282,16 +315,20 @@ func (f facts) follow(carried int64, at vector, next memory, down bool) decision
 		d.settled = final
 	case there && (f.active || f.own != nil && f.own.metadata == next.metadata):
 		d.settled = final
-		if f.own == nil || f.own.carried != carried || down {
+		if f.own == nil || f.own.carried != carried || down || f.unseen {
 			d.act, d.keep = actRemember, next
 		}
 	case f.active:
 		d.state, d.reason = dr.GroupActive, "the group has members on the target"
-	case !known && !f.wentOn():
+		d.readAgain = max(d.readAgain, f.doubled())
+	case !known && !f.wentOn() && !f.followed(at) && !f.leads(at, down || next.alone):
 		d.state = dr.GroupHeld
 		d.reason = fmt.Sprintf("the target's position %d was not written by a replicator; the source's would be %d there", f.present, r.offset)
 	case r.offset < f.lowest(ours) && (!down || !f.own.wrote(f.present)):
-		d.state, d.reason, d.readAgain = dr.GroupSynced, fmt.Sprintf("the target's position %d is further than the source's, which would be %d there: it is not taken back", f.present, r.offset), 0
+		d.state, d.reason, d.readAgain = dr.GroupSynced, fmt.Sprintf("the target's position %d is further than the source's, which would be %d there: it is not taken back", f.present, r.offset), f.doubled()
+		if d.readAgain > 0 {
+			d.state = dr.GroupBehind
+		}
 	default:
 		d.act, d.keep = actCommit, next
 	}
@@ -362,6 +399,49 @@ func (f facts) carriedBack() bool {
 		}
 	}
 	return false
+}
+
+// followed reports whether the group went on at the source after clients wrote the
+// target's commit: all that had been read there was read here, too. It moved before
+// the opposite replicator knew of that commit, and that can't carry it any more, since
+// the source's is not its own. Either replicator must have carried the group between
+// the two, or there may be two of one name. A commit before what they know of is no
+// step of the group: somebody took it back.
+func (f facts) followed(at vector) bool {
+	if f.own != nil && f.present <= f.own.written {
+		return false
+	}
+	carried := f.own != nil
+	for _, o := range f.opposite {
+		if o.from == f.target && o.carried >= 0 {
+			if f.present <= o.carried {
+				return false
+			}
+			carried = true
+		}
+	}
+	return carried && at.covers(f.locate(f.target, f.present, f.targetInto).at)
+}
+
+// leads is the same, seen from the other side: the group went on at the target, behind
+// what was carried there, and has read all that it had read at the source. There is
+// nothing to carry: a replicator that goes back carries what the group has read since.
+// It is not so after a reset at the source.
+func (f facts) leads(at vector, reset bool) bool {
+	return !reset && len(f.back) > 0 && f.own != nil && f.present > f.own.written && f.there().at.covers(at)
+}
+
+// there returns the target's commit as a position: what was read when clients wrote
+// it. Nobody remembered when that was, so where the target's log was cut since, it
+// counts up to the cut.
+func (f facts) there() located {
+	offset := f.present
+	for _, c := range f.cuts() {
+		if cut, ok := c.cuts.Since(0); ok && c.log == f.target {
+			offset = min(offset, cut)
+		}
+	}
+	return f.locate(f.target, offset, f.targetInto)
 }
 
 // lowest is what the target's commit must not fall below. Where what was

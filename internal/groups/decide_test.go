@@ -1,6 +1,7 @@
 package groups
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -340,9 +341,15 @@ func TestDecide_TwoWay(t *testing.T) {
 		{"but not back", func(f *facts) {
 			f.committed, f.present, f.opposite = 650, 640, []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
 		}, outcome{State: dr.GroupSynced, Offset: 600, Reason: "not taken back"}},
-		{"one that it did not carry is held while it may be carried yet", func(f *facts) {
+		{"so is one that it did not carry, if all that lies before it was read on the source", func(f *facts) {
 			f.committed, f.present, f.opposite = 800, 645, []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
-		}, outcome{State: dr.GroupHeld, Offset: 750, Reason: "was not written by a replicator"}},
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 750}},
+		{"if not, it is held: the group may have been there last", func(f *facts) {
+			// As below: of the target's records those before 500 were read on the source.
+			f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
+			f.back, f.committed, f.present = f.sourceInto, 800, 645
+			f.opposite = []*memory{{from: logB, carried: 500, at: vector{{logA, 500}, {logB, 500}}, written: 690, before: 600}}
+		}, outcome{State: dr.GroupHeld, Offset: 500, Reason: "was not written by a replicator", Again: 200}},
 		{"once the group runs on the source it is moved on: the group went on there before", func(f *facts) {
 			f.sourceEmpty, f.committed, f.present, f.opposite = false, 800, 645, []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
 		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 750}},
@@ -363,6 +370,15 @@ func TestDecide_TwoWay(t *testing.T) {
 			f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
 			f.back, f.committed, f.present = f.sourceInto, 800, 640
 			f.opposite = []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 640}}, written: 690, before: 600}}
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 750}},
+		{"and what the maps know by now of the position that it carried", func(f *facts) {
+			f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
+			f.back, f.committed, f.present = f.sourceInto, 800, 640
+			f.opposite = []*memory{{from: logB, carried: 640, at: vector{{logA, 690}, {logB, 500}}, written: 690, before: 600}}
+		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 750}},
+		{"of no position it knows nothing, though it adopted what lies on the source", func(f *facts) {
+			f.sourceInto, f.back, f.committed = nil, nil, 800
+			f.opposite = []*memory{{from: logB, carried: none, written: 690, before: 690}}
 		}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 750}},
 		{"not below what it wrote", func(f *facts) {
 			f.sourceInto = []path{route(t, logB, 950, 1050, offsets.Extent{Source: 500, Target: 1000, Length: 50})}
@@ -451,8 +467,56 @@ func TestDecide_TwoWay(t *testing.T) {
 			t.Parallel()
 			f := twoWay(t)
 			c.change(&f)
-			if diff := cmp.Diff(c.want, outcomeOf(decide(f), c.want.Reason)); diff != "" {
+			d := decide(f)
+			if diff := cmp.Diff(c.want, outcomeOf(d, c.want.Reason)); diff != "" {
 				t.Errorf("decision (-want +got):\n%s", diff)
+			}
+			if slices.ContainsFunc(d.keep.at, func(c component) bool { return c.offset < 0 }) {
+				t.Errorf("the position %v is to be remembered: some of it is none", d.keep.at)
+			}
+		})
+	}
+}
+
+// TestDecide_CopiedAgain has a replicator begin again behind what it copied: source
+// offsets from 0 on, which are at 0 to 99, or from 60 on. All or some of it was read.
+func TestDecide_CopiedAgain(t *testing.T) {
+	t.Parallel()
+	again := func(t *testing.T, from, position int64) []path {
+		t.Helper()
+		m := offsets.New(&offsets.Begin{Bare: true}, offsets.Floor{SourceEnd: from, TargetEnd: 100})
+		if position > from {
+			if err := m.Add(offsets.Extent{Source: from, Target: 100, Length: position - from}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return []path{{offsets.Route{Replicator: "from-A", SourceClusterID: "A", Position: position, TargetEnd: 100 + position - from, Map: m}, logA}}
+	}
+	for _, c := range []struct {
+		name           string
+		from, position int64
+		read           int64
+		change         func(*facts)
+		want           outcome
+	}{
+		{"the group goes behind what it has read", 0, 100, 100, func(*facts) {}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 200}},
+		{"also if it has not read all", 0, 100, 50, func(*facts) {}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 150}},
+		{"while it is copied, the group follows", 0, 30, 100, func(*facts) {}, outcome{Act: actCommit, State: dr.GroupAhead, Offset: 130, Reason: "beyond what is replicated"}},
+		{"before the first of it is there", 0, 0, 100, func(*facts) {}, outcome{State: dr.GroupAhead, Offset: 100, Reason: "beyond what is replicated"}},
+		{"from a later offset on", 60, 100, 80, func(*facts) {}, outcome{Act: actCommit, State: dr.GroupSynced, Offset: 120}},
+		{"what was not read by then is where it was", 60, 100, 50, func(*facts) {}, outcome{State: dr.GroupSynced, Offset: 50, Settled: true}},
+		{"a group that runs on the target reads it again", 0, 100, 100, func(f *facts) { f.active = true }, outcome{State: dr.GroupActive, Offset: 200, Reason: "has members", Again: 100}},
+		{"and while it is copied", 0, 30, 100, func(f *facts) { f.active = true }, outcome{State: dr.GroupActive, Offset: 130, Reason: "has members", Again: 100}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := oneWay(t)
+			f.committed, f.present, f.targetInto = c.read, c.read, again(t, c.from, c.position)
+			f.own = carried(c.read, c.read, none)
+			f.own.exact = true
+			c.change(&f)
+			if diff := cmp.Diff(c.want, outcomeOf(decide(f), c.want.Reason)); diff != "" {
+				t.Errorf("outcome (-want +got):\n%s", diff)
 			}
 		})
 	}

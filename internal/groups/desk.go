@@ -21,10 +21,12 @@ import (
 // cheap, and has one owner at a time.
 type desk struct {
 	o              Options
+	hand           hand
 	own, opposite  book
 	source, target sighted
 	lower          map[entryKey]struct{} // commits that were below what was carried in the round before, and not followed
 	renewAfter     time.Duration
+	commitsHidden  time.Time // when the source refused to describe the topic of the commits
 }
 
 // sighted is the ids of topics that were seen the last time, by name.
@@ -37,8 +39,8 @@ type entryKey struct {
 	partition int32
 }
 
-func newDesk(o Options) *desk {
-	return &desk{o: o, source: sighted{}, target: sighted{}, lower: map[entryKey]struct{}{}, renewAfter: defaultRetention / 4}
+func newDesk(o Options, h hand) *desk {
+	return &desk{o: o, hand: h, source: sighted{}, target: sighted{}, lower: map[entryKey]struct{}{}, renewAfter: defaultRetention / 4}
 }
 
 // survey is one look at both clusters, a part of the groups at a time.
@@ -76,6 +78,7 @@ type entry struct {
 	committed commit // offset none: nothing
 	present   int64
 	problem   error // why there is no decision
+	moved     bool  // the target's commit moved between the decision and the write, which was left out
 	own       *memory
 	decision  decision
 }
@@ -110,15 +113,12 @@ func (d *desk) survey(ctx context.Context, only []string, stable bool) (*survey,
 		return nil, &stateError{fmt.Errorf("target cluster: %w", err)}
 	}
 	d.learn(ctx)
-	s := &survey{d: d, roundabout: d.o.Through(d.o.TargetClusterID), stable: stable, topics: map[string]*topicView{}, pages: map[string][]*page{}}
-	for _, x := range d.own.pages {
-		if x.page != nil && x.page.key.replicator == d.o.Replicator {
-			s.pages[x.page.key.group] = append(s.pages[x.page.key.group], x.page)
-		}
-	}
+	s := &survey{d: d, roundabout: d.o.Through(d.o.TargetClusterID), stable: stable, topics: map[string]*topicView{}, pages: d.own.of(d.o.Replicator)}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		s.source, s.unlisted, s.sourceErr = listGroups(gctx, d.o.Source)
+		if s.source, s.unlisted, s.sourceErr = listGroups(gctx, d.o.Source); s.sourceErr == nil {
+			s.unlisted = errors.Join(s.unlisted, d.leaderless(gctx))
+		}
 		return nil
 	})
 	g.Go(func() (err error) {
@@ -141,6 +141,24 @@ func (d *desk) survey(ctx context.Context, only []string, stable bool) (*survey,
 	s.names = slices.Sorted(maps.Keys(set))
 	return s, nil
 }
+
+// leaderless returns an error when groups of the source have no coordinator. Where
+// that may not be seen, nothing is known of it, and it is asked for rarely:
+// brokers write a line for everything that they refuse.
+func (d *desk) leaderless(ctx context.Context) error {
+	if time.Since(d.commitsHidden) < hiddenPause {
+		return nil
+	}
+	err := leaderless(ctx, d.o.Source)
+	if errors.Is(err, errCommitsHidden) {
+		d.commitsHidden = time.Now()
+		return nil
+	}
+	return err
+}
+
+// hiddenPause is how long a right that was not there is taken for missing.
+const hiddenPause = 10 * time.Minute
 
 // learn takes from the memory what is new. A record that can't be read stops its
 // group.

@@ -29,5 +29,6 @@
 // transaction, and knows nothing of configuration files.
 //
 // Run belongs to the owner of a replicator's lead slot: one process at a time.
-// Look, Adopt and Stats may be called from any goroutine, on any worker.
+// Look, Adopt, Final and Stats may be called from any goroutine, on any worker,
+// with or without a Run anywhere.
 package groups

@@ -25,11 +25,16 @@ type pageKey struct {
 	replicator string
 	topicID    [16]byte // of the source
 	chunk      int32
+	note       string // see note.go; empty: the record is that of who carries the groups
 	group      string
 }
 
 func (k pageKey) String() string {
-	return KeyPrefix + k.replicator + "/" + hex.EncodeToString(k.topicID[:]) + "/" + strconv.Itoa(int(k.chunk)) + "/" + k.group
+	n := strconv.Itoa(int(k.chunk))
+	if k.note != "" {
+		n += noteMark + k.note
+	}
+	return KeyPrefix + k.replicator + "/" + hex.EncodeToString(k.topicID[:]) + "/" + n + "/" + k.group
 }
 
 // parsePageKey reads a key back. The group comes last, since its name may hold
@@ -44,21 +49,25 @@ func parsePageKey(s string) (pageKey, error) {
 	if _, err := hex.Decode(k.topicID[:], []byte(parts[1])); err != nil {
 		return pageKey{}, fmt.Errorf("key %q: bad topic id: %w", s, err)
 	}
-	n, err := strconv.ParseInt(parts[2], 10, 32)
-	if err != nil || n < 0 {
+	number, note, marked := strings.Cut(parts[2], noteMark)
+	n, err := strconv.ParseInt(number, 10, 32)
+	if err != nil || n < 0 || marked && note == "" {
 		return pageKey{}, fmt.Errorf("key %q: bad number", s)
 	}
+	k.note = note
 	k.chunk = int32(n)
 	return k, nil
 }
 
-// page is one record: what a replicator remembers of a group in some partitions
-// of a topic. It is never changed once it is made.
+// page is what a replicator remembers of a group in some partitions of a topic: one
+// record, or what several of them say together. It is never changed once it is
+// made.
 type page struct {
-	key      pageKey
-	from     string // id of the cluster that the replicator reads
-	topic    string // name at the source
-	share    bool   // of a share group: written are start offsets
+	key      pageKey  // of the record of who carries the groups, whether it is there or not
+	records  []string // keys of all that it was made of
+	from     string   // id of the cluster that the replicator reads
+	topic    string   // name at the source
+	share    bool     // of a share group: written are start offsets
 	targetID [16]byte
 	parts    map[int32]*memory
 }
@@ -86,7 +95,17 @@ type partJSON struct {
 	Resets    int32   `json:"resets,omitempty"`
 	Alone     bool    `json:"alone,omitempty"`
 	Exact     bool    `json:"exact,omitempty"`
+	Revision  int64   `json:"revision,omitempty"`
 	AtMs      int64   `json:"at_ms"`
+
+	Cuts []cutJSON `json:"cuts,omitempty"` // that At was made in the knowledge of
+}
+
+// cutJSON says how many cuts of a log were known, by one route.
+type cutJSON struct {
+	Log logID  `json:"log"`
+	Via string `json:"via"` // replicator, cluster id and topic id of its source
+	N   int32  `json:"n"`
 }
 
 // encode returns the value of the page.
@@ -102,7 +121,10 @@ func (p *page) encode() []byte {
 	for n, m := range p.parts {
 		pj := partJSON{
 			Partition: n, Carried: m.carried, Written: m.written, Before: m.before, Tried: m.tried,
-			Metadata: m.metadata, Resets: m.resets, Alone: m.alone, Exact: m.exact, AtMs: m.atMs,
+			Metadata: m.metadata, Resets: m.resets, Alone: m.alone, Exact: m.exact, Revision: m.revision, AtMs: m.atMs,
+		}
+		for _, c := range m.knew {
+			pj.Cuts = append(pj.Cuts, cutJSON{c.log, c.via, c.n})
 		}
 		if len(m.at) > 0 {
 			for _, id := range r.Logs {
@@ -136,7 +158,8 @@ func decodePage(key string, value []byte) (*page, error) {
 	if r.V < 1 || r.V > recordVersion {
 		return nil, fmt.Errorf("decode %s: version %d is not known here: a newer anabranch wrote it", key, r.V)
 	}
-	p := &page{key: k, from: r.From, topic: r.Topic, share: r.Share, parts: make(map[int32]*memory, len(r.Partitions))}
+	k.note = "" // the key of records says it
+	p := &page{key: k, records: []string{key}, from: r.From, topic: r.Topic, share: r.Share, parts: make(map[int32]*memory, len(r.Partitions))}
 	if len(r.TargetID) != 32 {
 		return nil, fmt.Errorf("decode %s: topic id %q: want 32 hexadecimal digits", key, r.TargetID)
 	}
@@ -149,10 +172,13 @@ func decodePage(key string, value []byte) (*page, error) {
 	for _, pj := range r.Partitions {
 		m := &memory{
 			from: logOf(r.From, k.topicID), carried: pj.Carried, written: pj.Written, before: pj.Before, tried: pj.Tried,
-			metadata: pj.Metadata, resets: pj.Resets, alone: pj.Alone, exact: pj.Exact, atMs: pj.AtMs,
+			metadata: pj.Metadata, resets: pj.Resets, alone: pj.Alone, exact: pj.Exact, revision: pj.Revision, atMs: pj.AtMs,
 		}
 		if len(pj.At) > len(r.Logs) {
 			return nil, fmt.Errorf("decode %s: partition %d has %d offsets for %d logs", key, pj.Partition, len(pj.At), len(r.Logs))
+		}
+		for _, c := range pj.Cuts {
+			m.knew = append(m.knew, knownCuts{c.Log, c.Via, c.N})
 		}
 		for i, offset := range pj.At {
 			if offset >= 0 {

@@ -37,6 +37,14 @@ type path struct {
 // cut mean other records now.
 func (p path) cut() bool { return p.Halt == string(dr.HaltTargetTruncated) }
 
+// lost reports whether the log that the route reads was cut, and it is not known
+// where: how far its records were read can't be told before somebody decided. Where
+// it is known, it is among the cuts.
+func (p path) lost() bool {
+	_, known := p.SourceCuts.Before(p.SourceEpoch)
+	return p.Halt == string(dr.HaltSourceTruncated) && !known
+}
+
 func (p path) cutReason() string {
 	return fmt.Sprintf("replicator %s is halted with %s: offsets that were lost there are given to other records", p.Replicator, p.Halt)
 }
@@ -83,6 +91,17 @@ func (v vector) merge(o vector) vector {
 	return out
 }
 
+// covers reports whether all that o says was read was read by v, too. A position that
+// is not known, without components, is not covered.
+func (v vector) covers(o vector) bool {
+	for _, c := range o {
+		if offset, ok := v.get(c.log); !ok || offset < c.offset {
+			return false
+		}
+	}
+	return len(o) > 0
+}
+
 func byLog(a, b component) int { return cmp.Compare(a.log, b.log) }
 
 // located is a commit as a position.
@@ -97,7 +116,7 @@ type located struct {
 func locate(log logID, offset int64, into []path) located {
 	out := located{at: vector{{log, offset}}, exact: vector{{log, offset}}}
 	for _, r := range into {
-		if r.cut() {
+		if r.cut() || r.lost() {
 			return located{unknown: r.cutReason()}
 		}
 		from, fit := r.ToSource(offset)
@@ -133,119 +152,55 @@ type rendering struct {
 	unknown   string      // why there is none; empty otherwise
 }
 
-// render returns the first offset of the target at which there may be a record
-// that a position does not cover. into are the routes of all replicators that
-// write there, back are those that read it: they know the target's own records.
-func render(target logID, at vector, into, back []path) rendering {
-	out := rendering{offset: -1}
-	var folded int64
-	for _, r := range into {
-		from, ok := at.get(r.from)
-		if !ok {
-			continue
-		}
-		if r.cut() {
-			return rendering{offset: -1, unknown: r.cutReason()}
-		}
-		to, fit := r.ToTarget(from)
-		if fit == offsets.FitUnknown {
-			return rendering{offset: -1, unknown: fmt.Sprintf("offset %d of cluster %s is older than what replicator %s knows of its records", from, r.SourceClusterID, r.Replicator)}
-		}
-		if fit == offsets.FitAhead {
-			out.ahead = append(out.ahead, r.from)
-		}
-		if fit == offsets.FitEarlier {
-			folded = max(folded, r.Map.Floor().TargetEnd-to)
-		}
-		if out.offset < 0 || to < out.offset || to == out.offset && worse(fit, out.fit) {
-			out.offset, out.fit, out.by = to, fit, r.from
+// reading returns a position as package offsets understands it. into are the routes
+// of all replicators that write to the target, back are those that read it.
+func reading(target logID, at vector, into, back []path) offsets.Reading {
+	out := offsets.Reading{Own: -1, Into: make([]offsets.Incoming, len(into))}
+	for i := range into {
+		out.Into[i] = offsets.Incoming{Route: &into[i].Route, Read: -1}
+		if read, ok := at.get(into[i].from); ok {
+			out.Into[i].Read = read
 		}
 	}
-	if out.offset < 0 {
-		return rendering{offset: -1, unknown: "no replicator that writes to the target knows the position"}
+	if own, ok := at.get(target); ok {
+		out.Own = own
 	}
-	if own, ok := at.get(target); ok && own < out.offset {
-		if first := firstUnheld(into, own, out.offset); first < out.offset {
-			out.offset, out.fit, out.by = first, offsets.FitExact, target
-		}
-	}
-	out.readAgain = readAgain(target, at, out.offset, into, back)
-	if out.fit == offsets.FitEarlier {
-		out.readAgain = max(out.readAgain, folded)
+	for i := range back {
+		out.Back = append(out.Back, &back[i].Route)
 	}
 	return out
 }
 
-// worse orders the fits for equal limits: the one that says less wins.
-func worse(a, b offsets.Fit) bool {
-	order := []offsets.Fit{offsets.FitExact, offsets.FitAhead, offsets.FitEarlier, offsets.FitUnknown}
-	return slices.Index(order, a) > slices.Index(order, b)
+// render returns the first offset of the target at which there may be a record
+// that a position does not cover. into are the routes of all replicators that
+// write there, back are those that read it: they know the target's own records.
+func render(target logID, at vector, into, back []path) rendering {
+	g := reading(target, at, into, back)
+	for i, r := range into {
+		if g.Into[i].Read >= 0 && r.cut() {
+			return rendering{offset: -1, unknown: r.cutReason()}
+		}
+	}
+	p := g.Place()
+	out := rendering{offset: p.Offset, fit: p.Fit, by: target, readAgain: p.Again}
+	for _, i := range p.Ahead {
+		out.ahead = append(out.ahead, into[i].from)
+	}
+	if p.By >= 0 {
+		out.by = into[p.By].from
+	}
+	switch {
+	case p.Fit == offsets.FitUnknown && p.By >= 0:
+		r := into[p.By]
+		out.unknown = fmt.Sprintf("offset %d of cluster %s is older than what replicator %s knows of its records", g.Into[p.By].Read, r.SourceClusterID, r.Replicator)
+	case p.Offset < 0:
+		out.unknown = "no replicator that writes to the target knows the position"
+	}
+	return out
 }
 
 // readAgain returns an upper bound of the records of the target at or behind an
 // offset that a position covers: a consumer there would get them twice.
-func readAgain(target logID, at vector, offset int64, into, back []path) (sum int64) {
-	for _, r := range into {
-		read, ok := at.get(r.from)
-		if !ok {
-			continue
-		}
-		if next, fit := r.ToSource(offset); fit != offsets.FitUnknown {
-			sum += max(0, min(read, r.Position)-next)
-		}
-	}
-	own, ok := at.get(target)
-	if !ok || own <= offset {
-		return sum
-	}
-	for _, r := range back { // the target's own records that it carried away are known
-		to, fit := r.ToTarget(offset)
-		if fit == offsets.FitUnknown {
-			continue
-		}
-		if first, fit := r.ToSource(to); fit != offsets.FitUnknown {
-			return sum + max(0, own-max(first, offset))
-		}
-	}
-	return sum + own - firstUnheld(into, offset, own)
-}
-
-// unheldSteps bounds the walk of firstUnheld over the pieces of several maps.
-const unheldSteps = 4096
-
-// firstUnheld returns the first offset in [from, to) that no replicator is known
-// to have written, and to where there is none: it may hold a record of the
-// target's own.
-func firstUnheld(into []path, from, to int64) int64 {
-	for range unheldSteps {
-		next := from
-		for _, r := range into {
-			next = heldUntil(r.Map, next, to)
-		}
-		if next >= to || next == from {
-			return min(next, to)
-		}
-		from = next
-	}
-	return from
-}
-
-// heldUntil returns the end, at most to, of the offsets from from on that a map
-// holds without a gap. What the floor covers does not count: it only says where
-// the replicator's records lie, and not that there are no others between.
-func heldUntil(m *offsets.Map, from, to int64) int64 {
-	f := m.Floor()
-	if from >= to || from >= f.TargetStart && from < f.TargetEnd || !m.Holds(from, from+1) {
-		return from
-	}
-	low, high := from+1, to+1 // [from, low) is held, [from, high) is not, or of no interest
-	for high-low > 1 {
-		mid := low + (high-low)/2
-		if m.Holds(low, mid) {
-			low = mid
-		} else {
-			high = mid
-		}
-	}
-	return low
+func readAgain(target logID, at vector, offset int64, into, back []path) int64 {
+	return reading(target, at, into, back).Again(offset)
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/anabranch/anabranch/internal/kclient"
 )
 
 const (
@@ -75,6 +77,44 @@ func listGroups(ctx context.Context, cl *kgo.Client) (groups map[string]listed, 
 		return nil, nil, cmp.Or(partial, errors.New("list groups: no broker answers"))
 	}
 	return groups, partial, nil
+}
+
+// commitsTopic holds the groups and their commits: the leader of a partition
+// coordinates the groups that belong to it.
+const commitsTopic = "__consumer_offsets"
+
+// errCommitsHidden is returned where we may not describe the topic of the commits.
+var errCommitsHidden = errors.New("describe topic " + commitsTopic + ": not allowed")
+
+// leaderless returns an error when some groups have no coordinator: no broker lists
+// them, and those that are left don't say so.
+func leaderless(ctx context.Context, cl *kgo.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	rt := kmsg.NewMetadataRequestTopic()
+	rt.Topic = new(commitsTopic)
+	req := kmsg.NewPtrMetadataRequest()
+	req.AllowAutoTopicCreation = false
+	req.Topics = append(req.Topics, rt)
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return fmt.Errorf("describe topic %s: %w", commitsTopic, err)
+	}
+	n := 0
+	for _, rt := range resp.Topics {
+		if rt.ErrorCode == kerr.TopicAuthorizationFailed.Code {
+			return errCommitsHidden
+		}
+		for _, rp := range rt.Partitions {
+			if rp.Leader < 0 {
+				n++
+			}
+		}
+	}
+	if n > 0 {
+		return fmt.Errorf("list groups: %d partitions of %s have no leader, and their groups no coordinator", n, commitsTopic)
+	}
+	return nil
 }
 
 // commit is a group's position in one partition, as its coordinator has it.
@@ -256,8 +296,8 @@ type placeName struct {
 
 // What offsetsOf asks for.
 const (
-	logEnd   = int64(-1)
-	logStart = int64(-2)
+	logEnd   = kclient.LogEnd
+	logStart = kclient.LogStart
 )
 
 // offsetsOf returns the log end or log start offsets of partitions. Those that
@@ -273,28 +313,10 @@ func offsetsOf(ctx context.Context, cl *kgo.Client, parts []placeName, which int
 	for _, p := range parts {
 		byTopic[p.topic] = append(byTopic[p.topic], p.partition)
 	}
-	req := kmsg.NewPtrListOffsetsRequest()
-	for topic, list := range byTopic {
-		rt := kmsg.NewListOffsetsRequestTopic()
-		rt.Topic = topic
-		for _, n := range list {
-			rp := kmsg.NewListOffsetsRequestTopicPartition()
-			rp.Partition, rp.Timestamp = n, which
-			rt.Partitions = append(rt.Partitions, rp)
-		}
-		req.Topics = append(req.Topics, rt)
-	}
-	for _, sh := range cl.RequestSharded(ctx, req) {
-		resp, ok := sh.Resp.(*kmsg.ListOffsetsResponse)
-		if sh.Err != nil || !ok {
-			continue // shown as unknown
-		}
-		for _, rt := range resp.Topics {
-			for _, rp := range rt.Partitions {
-				if rp.ErrorCode == 0 && rp.Offset >= 0 {
-					out[placeName{rt.Topic, rp.Partition}] = rp.Offset
-				}
-			}
+	found, _ := kclient.ListOffsets(ctx, cl, byTopic, which) // what is missing is shown as unknown
+	for _, p := range parts {
+		if offset, ok := found[p.topic][p.partition]; ok && offset >= 0 {
+			out[p] = offset
 		}
 	}
 	return out
@@ -313,16 +335,14 @@ const defaultRetention = 7 * 24 * time.Hour
 func commitRetention(ctx context.Context, cl *kgo.Client) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	meta := kmsg.NewPtrMetadataRequest()
-	meta.Topics = []kmsg.MetadataRequestTopic{} // none, nil would be all
-	brokers, err := meta.RequestWith(ctx, cl)
+	_, brokers, err := kclient.Brokers(ctx, cl)
 	if err != nil {
 		return defaultRetention, fmt.Errorf("list brokers: %w", err)
 	}
 	req := kmsg.NewPtrDescribeConfigsRequest()
-	for _, b := range brokers.Brokers {
+	for _, b := range brokers {
 		r := kmsg.NewDescribeConfigsRequestResource()
-		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(b.NodeID))
+		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(b))
 		r.ConfigNames = []string{retentionKey}
 		req.Resources = append(req.Resources, r)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/anabranch/anabranch/internal/ktest"
 	"github.com/anabranch/anabranch/internal/ktest/kworker"
+	"github.com/anabranch/anabranch/internal/mirror"
 	"github.com/anabranch/anabranch/internal/replicate"
 )
 
@@ -146,7 +147,10 @@ func startEdge(t *testing.T, name string, from, to *side, change func(*groups.Op
 	endpoint := func(name string, s *side) replicate.Endpoint {
 		return replicate.Endpoint{Name: name, Cluster: kclient.Options{Name: name, BootstrapServers: s.BootstrapServers()}}
 	}
-	w, err := kworker.New(kworker.Options{Name: name, ID: "w1", Source: endpoint("source", from), Target: endpoint("target", to), Logger: log})
+	w, err := kworker.New(kworker.Options{
+		Name: name, ID: "w1", Source: endpoint("source", from), Target: endpoint("target", to), Logger: log,
+		Topics: []func(*mirror.Options){func(o *mirror.Options) { o.Settings = dr.SettingsOwn }},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

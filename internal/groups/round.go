@@ -42,9 +42,9 @@ func (d *desk) round(ctx context.Context, stable bool, visit func(*survey, *grou
 // act does what was decided: remembers, then commits.
 func (s *survey) act(ctx context.Context, views []*groupView) error {
 	s.clamp(ctx, views)
-	pages := s.changedPages(views)
-	if len(pages) > 0 {
-		if err := s.d.o.Records.Write(ctx, pages); err != nil {
+	values, over := s.changedPages(views)
+	if len(values) > 0 {
+		if err := s.d.o.Records.Write(ctx, values); err != nil {
 			err = &stateError{fmt.Errorf("remember what is to be committed: %w", err)}
 			for _, g := range views {
 				g.fail(err)
@@ -63,7 +63,7 @@ func (s *survey) act(ctx context.Context, views []*groupView) error {
 			work.Go(func() error { s.remove(ctx, g); return nil })
 		}
 	}
-	return work.Wait()
+	return errors.Join(work.Wait(), s.drop(ctx, over))
 }
 
 // clamp takes commits that lie before the beginning of the target's log to that
@@ -107,88 +107,6 @@ func (g *groupView) fail(err error) {
 	}
 }
 
-// changedPages returns the records that must be written before anything is
-// committed, and those of commits that are gone on both sides.
-func (s *survey) changedPages(views []*groupView) map[string][]byte {
-	out := map[string][]byte{}
-	for _, g := range views {
-		if g.stop {
-			continue
-		}
-		changed := map[pageKey]*page{}
-		for i := range g.entries {
-			e := &g.entries[i]
-			_, known := s.d.lower[e.key]
-			switch lower := e.problem == nil && e.decision.lower; {
-			case lower && !known:
-				s.d.lower[e.key] = struct{}{}
-			case !lower && known && e.problem == nil:
-				delete(s.d.lower, e.key)
-			}
-			if e.problem != nil {
-				continue
-			}
-			switch e.decision.act {
-			case actRemember, actCommit:
-				p := s.pageOf(changed, e)
-				p.parts[e.key.partition] = &e.decision.keep
-			case actForget:
-				p := s.pageOf(changed, e)
-				delete(p.parts, e.key.partition)
-			case actNone, actDelete:
-			}
-		}
-		encodePages(changed, out)
-		s.stale(g, out)
-	}
-	return out
-}
-
-// encodePages adds the records of pages; one without partitions is deleted.
-func encodePages(pages map[pageKey]*page, into map[string][]byte) {
-	for k, p := range pages {
-		into[k.String()] = nil
-		if len(p.parts) > 0 {
-			into[k.String()] = p.encode()
-		}
-	}
-}
-
-// pageOf returns a copy of the page of an entry that may be changed, a new one
-// where there is none.
-func (s *survey) pageOf(changed map[pageKey]*page, e *entry) *page {
-	tv := e.view
-	k := pageKey{replicator: s.d.o.Replicator, topicID: tv.sourceID, chunk: e.key.partition / pagePartitions, group: e.key.group}
-	if p := changed[k]; p != nil {
-		return p
-	}
-	p := &page{key: k, from: s.d.o.SourceClusterID, topic: tv.source, share: e.share, targetID: tv.targetID, parts: map[int32]*memory{}}
-	for _, old := range s.d.own.about(tv.targetID, e.key.partition, e.key.group) {
-		if old.key == k {
-			maps.Copy(p.parts, old.parts)
-		}
-	}
-	changed[k] = p
-	return p
-}
-
-// stale deletes what is remembered of other lives of topics, once it explains no
-// commit on the target any more.
-func (s *survey) stale(g *groupView, out map[string][]byte) {
-	for _, p := range s.pages[g.name] {
-		tv := s.topics[p.topic]
-		if g.err != nil || tv == nil || tv.problem != nil || !tv.known || p.key.topicID == tv.sourceID && p.targetID == tv.targetID {
-			continue
-		}
-		explains := tv.there && p.targetID == tv.targetID && slices.ContainsFunc(g.entries, func(e entry) bool {
-			return e.key.topic == p.topic && (e.problem != nil || p.parts[e.key.partition].wrote(e.present))
-		})
-		if !explains {
-			out[p.key.String()] = nil
-		}
-	}
-}
-
 // recheck reads the target's commits once more, of the groups that are about to
 // be written to: remembering may have taken its time. What moved meanwhile is
 // decided about anew in the next round.
@@ -223,7 +141,7 @@ func (s *survey) recheck(ctx context.Context, views []*groupView) {
 				offset = none
 			}
 			if e.problem == nil && offset != e.present && (e.decision.act == actCommit || e.decision.act == actDelete) {
-				e.decision.act, e.present = actNone, offset
+				e.decision.act, e.present, e.moved = actNone, offset, true
 			}
 		}
 	}

@@ -44,6 +44,7 @@ type simWorld struct {
 	at        int64
 	read      map[simRecord]int // how often
 	resetting bool              // what was decided before a reset is still under way
+	steady    bool              // nobody dies between the memory and the commit
 }
 
 func simLog(cluster int) logID { return logID(string(rune('A'+cluster)) + "/1") }
@@ -259,7 +260,7 @@ func (w *simWorld) step(writers []int) {
 		}
 		w.sync(e, false)
 	case "crash":
-		w.sync(edge(), true)
+		w.sync(edge(), !w.steady)
 	}
 }
 
@@ -335,6 +336,45 @@ func TestSim_ExactWhileOneSideIsWritten(t *testing.T) {
 					simLog(on).cluster(), simLog(to).cluster(), again, d.readAgain, d, w.facts(e), w.logs[to])
 			}
 			on = to
+		}
+	})
+}
+
+// TestSim_HurriedMovesNeedNoDecision moves a group that was carried once, at any
+// moment, too quick for its commits or not. When it has read all where it is, and
+// stopped, then nobody has to decide about it, and it stands behind all on all sides.
+func TestSim_HurriedMovesNeedNoDecision(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		w := newSimWorld(t, 2)
+		w.steady = true
+		writers := someOf(t, 2)
+		w.start(rapid.IntRange(0, 1).Draw(t, "on"))
+		w.stop()
+		w.settle()
+		on := 0
+		for range rapid.IntRange(1, 5).Draw(t, "moves") {
+			on = rapid.IntRange(0, 1).Draw(t, "to")
+			w.start(on)
+			for range rapid.IntRange(0, 30).Draw(t, "steps") {
+				w.step(writers)
+			}
+			w.stop()
+		}
+		for _, e := range w.edges {
+			w.copyOn(e, 1<<30)
+			e.checkpoint(t)
+		}
+		w.start(on)
+		w.consume(1 << 30)
+		w.stop() // before anybody sees that it has members
+		w.settle()
+		for _, e := range w.edges {
+			d := w.sync(e, false)
+			if n := w.again(e.to); d.act == actCommit || d.state == dr.GroupHeld || n > 0 {
+				t.Fatalf("from cluster %s to %s: decision %+v, and %d records are left to be read\nfacts %+v\nlogs %+v",
+					simLog(e.from).cluster(), simLog(e.to).cluster(), d, n, w.facts(e), w.logs)
+			}
 		}
 	})
 }

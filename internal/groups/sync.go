@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -59,8 +61,8 @@ func New(o Options) (*Sync, error) {
 	if err != nil {
 		return nil, fmt.Errorf("check options of the group sync: %w", err)
 	}
-	s := &Sync{o: o, turn: make(chan *desk, 1), carry: newDesk(o)}
-	s.turn <- newDesk(o)
+	s := &Sync{o: o, turn: make(chan *desk, 1), carry: newDesk(o, carrying)}
+	s.turn <- newDesk(o, deciding)
 	s.mu.stats.Failures = map[string]uint64{}
 	s.mu.told = map[string]dr.GroupState{}
 	return s, nil
@@ -75,6 +77,7 @@ const retentionEvery = 10 * time.Minute
 func (s *Sync) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	clear(s.carry.lower) // of a time when this worker led before: commits were followed since
 	var askAgain time.Time
 	for {
 		select {
@@ -233,7 +236,9 @@ func (s *Sync) take(ctx context.Context) (*desk, func(), error) {
 }
 
 // Look reads both clusters now and says how the groups stand, without writing
-// anything: the named ones, or all. A group that does not exist is missing.
+// anything: the named ones, or all. A group that does not exist is missing. Where
+// others may be missing, too, since not every broker of the source says which it
+// has, the list comes with a *dr.IncompleteGroupsError.
 func (s *Sync) Look(ctx context.Context, only ...string) ([]dr.GroupStatus, error) {
 	d, done, err := s.take(ctx)
 	if err != nil {
@@ -256,7 +261,25 @@ func (s *Sync) Look(ctx context.Context, only ...string) ([]dr.GroupStatus, erro
 	if err != nil {
 		return nil, surfaceError("look at the groups", err)
 	}
+	if len(only) == 0 || len(out) < len(only) {
+		return out, v.incomplete()
+	}
 	return out, nil
+}
+
+// incomplete returns why groups may be missing, nil if all brokers of the source
+// named theirs.
+func (s *survey) incomplete() error {
+	var reasons []string
+	for _, err := range []error{s.sourceErr, s.unlisted} {
+		if err != nil {
+			reasons = append(reasons, strings.Split(fmt.Sprintf("source cluster: %v", err), "\n")...)
+		}
+	}
+	if len(reasons) == 0 {
+		return nil
+	}
+	return &dr.IncompleteGroupsError{Reasons: reasons}
 }
 
 // each reads the groups of a survey in parts.
@@ -297,10 +320,26 @@ func (s *survey) described(ctx context.Context, views []*groupView) []dr.GroupSt
 	return out
 }
 
+// finalRounds bounds how often Final goes on after commits that moved while it
+// decided about them.
+const finalRounds = 4
+
 // Final carries all groups once more, for a failover: without commits that an
-// open transaction may replace, and from what is remembered where the source
-// does not answer. It returns how the groups stand afterwards; an error that
-// comes with statuses says what could not be done.
+// open transaction may replace (KIP-447), and from what is remembered where the
+// source does not answer. It returns how the groups stand afterwards, each once; an
+// error that comes with statuses says what could not be done, and that the source
+// did not answer is one.
+//
+// It needs no Run, neither here nor on another worker, and no source: from the
+// target alone it needs the state topic, the offset maps there and the group
+// coordinators. What it commits is remembered durably before, as notes that
+// whoever carries the groups, now or later, takes over. It may be called from any
+// goroutine, again and again, and while others carry the groups: no decision of
+// one takes back that of another, and where the lead commits in between, it
+// looks again. What it does not commit its statuses say: a group with members
+// on the target (ACTIVE_ON_TARGET), somebody's own position there
+// (HELD_BY_TARGET), a place that is not known (UNMAPPED). An ended ctx leaves
+// groups that were carried and groups that were not.
 func (s *Sync) Final(ctx context.Context) ([]dr.GroupStatus, error) {
 	d, done, err := s.take(ctx)
 	if err != nil {
@@ -308,9 +347,14 @@ func (s *Sync) Final(ctx context.Context) ([]dr.GroupStatus, error) {
 	}
 	defer done()
 	var out []dr.GroupStatus
-	err = d.round(ctx, true, func(v *survey, g *groupView) {
-		out = append(out, v.described(ctx, []*groupView{g})...)
-	})
+	moved := true
+	for n := 0; n < finalRounds && moved; n++ {
+		out, moved = nil, false
+		err = d.round(ctx, true, func(v *survey, g *groupView) {
+			out = append(out, v.described(ctx, []*groupView{g})...)
+			moved = moved || slices.ContainsFunc(g.entries, func(e entry) bool { return e.moved })
+		})
+	}
 	if err != nil {
 		return out, surfaceError("carry the groups", err)
 	}

@@ -8,7 +8,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/anabranch/anabranch/internal/kclient"
 )
 
 // Refresh returns when everything that the topic held at the call was folded.
@@ -113,7 +114,7 @@ func (t *Table) logOffset(ctx context.Context, cl *kgo.Client, part int32, which
 	var wait backoff
 	var why error // of the attempt before
 	for {
-		end, err := askLogOffset(ctx, cl, part, which)
+		end, err := kclient.ListOffset(ctx, cl, Topic, part, which)
 		switch since := time.Since(began); {
 		case err == nil:
 			return end, nil
@@ -129,27 +130,4 @@ func (t *Table) logOffset(ctx context.Context, cl *kgo.Client, part int32, which
 		why = err
 		wait.sleep(ctx) //nolint:errcheck // the next attempt finds out
 	}
-}
-
-func askLogOffset(ctx context.Context, cl *kgo.Client, part int32, which int64) (int64, error) {
-	rp := kmsg.NewListOffsetsRequestTopicPartition()
-	rp.Partition, rp.Timestamp = part, which
-	rt := kmsg.NewListOffsetsRequestTopic()
-	rt.Topic, rt.Partitions = Topic, append(rt.Partitions, rp)
-	req := kmsg.NewPtrListOffsetsRequest()
-	req.Topics = append(req.Topics, rt)
-	var end int64
-	var err error = kerr.LeaderNotAvailable
-	for _, sh := range cl.RequestSharded(ctx, req) {
-		if sh.Err != nil {
-			err = sh.Err
-			continue
-		}
-		for _, st := range sh.Resp.(*kmsg.ListOffsetsResponse).Topics {
-			for _, sp := range st.Partitions {
-				end, err = sp.Offset, kerr.ErrorForCode(sp.ErrorCode)
-			}
-		}
-	}
-	return end, err
 }

@@ -36,12 +36,12 @@ var layers = []layer{
 	{"vocabulary", false, []string{"internal/dr"}},
 	{"mechanisms", true, []string{
 		"internal/lifecycle", "internal/obs", "internal/fault", "internal/kclient", "internal/kbatch", "internal/kstate", "internal/kprobe",
-		"internal/offsets", "internal/runbook", "internal/config", "internal/seeded",
+		"internal/offsets", "internal/pace", "internal/runbook", "internal/config", "internal/seeded",
 	}},
 	{"engines", false, []string{
-		"internal/replicate", "internal/mirror", "internal/groups", "internal/access", "internal/verify", "internal/health", "internal/preflight", "internal/gateway",
+		"internal/replicate", "internal/mirror", "internal/groups", "internal/access", "internal/fence", "internal/verify", "internal/health", "internal/preflight", "internal/gateway",
 	}},
-	{"failover", false, []string{"internal/failover"}},
+	{"moves", false, []string{"internal/move"}},
 	{"surface", true, []string{"internal/api", "internal/console"}},
 	{"composition", true, []string{"internal/app", "internal/demo"}},
 	{"command line", true, []string{"internal/cli"}},

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -263,9 +264,9 @@ func (t *Topics) deleteTopics(ctx context.Context, changes []Change, failed *Par
 	if err != nil {
 		return err
 	}
-	verdicts := lookupIDs(ctx, t.o.Source, now.brokers, ids)
+	verdicts := kclient.LookUpTopics(ctx, t.o.Source, now.brokers, ids, requestTimeout)
 	confirmed := slices.DeleteFunc(slices.Clone(changes), func(c Change) bool {
-		return verdicts[c.SourceTopicID] != verdictGone || c.TargetTopicID == [16]byte{}
+		return verdicts[c.SourceTopicID] != kclient.TopicGone || c.TargetTopicID == [16]byte{}
 	})
 	for chunk := range slices.Chunk(confirmed, alterChunk) {
 		req := kmsg.NewPtrDeleteTopicsRequest()

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/anabranch/anabranch/internal/seeded"
 	"github.com/twmb/franz-go/pkg/kerr"
 )
@@ -20,7 +21,7 @@ type view struct {
 
 	source, target clusterView
 	ledger         []Entry
-	verdicts       map[[16]byte]verdict // of ids that a listing did not show
+	verdicts       map[[16]byte]kclient.Presence // of ids that a listing did not show
 
 	// By topic id. Missing means not read: settings wait until they are.
 	sourceSettings, targetSettings map[[16]byte]topicSettings
@@ -104,7 +105,7 @@ func (p *planner) topic(name string, src topicView) {
 // sourceRecreated reports a source topic whose name belonged to other ids.
 func (p *planner) sourceRecreated(r TopicReport, old []Entry) {
 	for _, e := range old {
-		if p.verdicts[e.SourceTopicID] != verdictGone {
+		if p.verdicts[e.SourceTopicID] != kclient.TopicGone {
 			p.wait(r, "waiting for every broker of the source cluster to know the topic's new id")
 			return
 		}
@@ -157,7 +158,7 @@ func (p *planner) existing(r TopicReport, e Entry, src topicView) {
 		p.create(r, src)
 	case dst.code == kerr.UnknownTopicOrPartition.Code:
 		switch p.verdicts[e.TargetTopicID] {
-		case verdictGone:
+		case kclient.TopicGone:
 			r.State, r.Code = dr.TopicTargetDeleted, dr.HaltTargetDeleted
 			r.Reason = "the topic was deleted on the target; it is not created again by itself"
 			p.reports[r.Name] = r
@@ -167,7 +168,7 @@ func (p *planner) existing(r TopicReport, e Entry, src topicView) {
 	case dst.code != 0:
 		p.fail(r, &topicError{operation: "DESCRIBE", topic: e.Target, cluster: onTarget, code: dst.code})
 	case dst.id != e.TargetTopicID:
-		if p.verdicts[e.TargetTopicID] != verdictGone {
+		if p.verdicts[e.TargetTopicID] != kclient.TopicGone {
 			p.wait(r, "waiting for every broker of the target cluster to know the topic's id")
 			return
 		}
@@ -244,10 +245,10 @@ func (p *planner) priorSettingsDrift(name string) []dr.Drift {
 func (p *planner) vanished(e Entry) {
 	r := TopicReport{Name: e.Source, Target: e.Target, State: dr.TopicRunning, SourceTopicID: e.SourceTopicID, TargetTopicID: e.TargetTopicID}
 	switch p.verdicts[e.SourceTopicID] {
-	case verdictDenied:
+	case kclient.TopicDenied:
 		p.fail(r, &topicError{operation: "DESCRIBE", topic: e.Source, cluster: onSource, code: kerr.TopicAuthorizationFailed.Code})
 		return
-	case verdictGone:
+	case kclient.TopicGone:
 	default:
 		p.wait(r, "waiting for every broker of the source cluster to say whether the topic exists")
 		return
@@ -256,7 +257,7 @@ func (p *planner) vanished(e Entry) {
 	dst, answered := p.target.topics[e.Target]
 	there := answered && dst.code == 0 && dst.id == e.TargetTopicID
 	switch {
-	case p.verdicts[e.TargetTopicID] == verdictGone,
+	case p.verdicts[e.TargetTopicID] == kclient.TopicGone,
 		e.Phase == PhaseCreating && dst.code == kerr.UnknownTopicOrPartition.Code:
 		p.change(r, Change{Action: ActionForget}) // gone on both sides: nothing left to report
 		return

@@ -4,10 +4,9 @@ import (
 	"testing"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // The ids of one topic on both clusters.
@@ -29,10 +28,10 @@ func TestPlanOfIdentities(t *testing.T) {
 	nothing := map[string]topicView{}
 	unknown := map[string]topicView{"orders": {code: kerr.UnknownTopicOrPartition.Code}}
 	denied := map[string]topicView{"orders": {code: kerr.TopicAuthorizationFailed.Code}}
-	gone := func(ids ...[16]byte) map[[16]byte]verdict {
-		out := make(map[[16]byte]verdict)
+	gone := func(ids ...[16]byte) map[[16]byte]kclient.Presence {
+		out := make(map[[16]byte]kclient.Presence)
 		for _, id := range ids {
-			out[id] = verdictGone
+			out[id] = kclient.TopicGone
 		}
 		return out
 	}
@@ -41,7 +40,7 @@ func TestPlanOfIdentities(t *testing.T) {
 		name           string
 		ledger         []Entry
 		source, target map[string]topicView
-		verdicts       map[[16]byte]verdict
+		verdicts       map[[16]byte]kclient.Presence
 		deleted        dr.DeletePolicy
 		actions        []Action
 		want           TopicReport // only State and Code
@@ -77,7 +76,7 @@ func TestPlanOfIdentities(t *testing.T) {
 			source: nothing, target: listed(copyID), want: TopicReport{State: dr.TopicRunning},
 		}, {
 			name: "not to be described at the source", ledger: []Entry{entry(oldID, PhaseCreated)}, deleted: dr.DeleteFollow,
-			source: nothing, target: listed(copyID), verdicts: map[[16]byte]verdict{oldID: verdictDenied},
+			source: nothing, target: listed(copyID), verdicts: map[[16]byte]kclient.Presence{oldID: kclient.TopicDenied},
 			want: TopicReport{State: dr.TopicHalted, Code: dr.HaltUnauthorized},
 		}, {
 			name: "deleted at the source, followed", ledger: []Entry{entry(oldID, PhaseCreated)}, deleted: dr.DeleteFollow,
@@ -109,40 +108,5 @@ func TestPlanOfIdentities(t *testing.T) {
 				t.Errorf("actions (-want +got):\n%s", diff)
 			}
 		})
-	}
-}
-
-// One broker that does not know an id proves nothing, and neither does one that
-// does not answer.
-func TestGoneNeedsEveryBroker(t *testing.T) {
-	t.Parallel()
-	c := fakeCluster(t, "source-id")
-	cl := client(t, c.ListenAddrs()...)
-	brokers := []int32{0, 1, 2}
-	ids := [][16]byte{oldID}
-	if got := lookupIDs(t.Context(), cl, brokers, ids)[oldID]; got != verdictGone {
-		t.Errorf("no broker knows the id: verdict %d, want gone", got)
-	}
-	c.ControlKey(int16(kmsg.Metadata), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		req := kreq.(*kmsg.MetadataRequest)
-		if len(req.Topics) == 0 || c.CurrentNode() != 2 {
-			return nil, nil, false
-		}
-		resp := req.ResponseKind().(*kmsg.MetadataResponse)
-		known := kmsg.NewMetadataResponseTopic()
-		known.Topic, known.TopicID = new("orders"), oldID
-		resp.Topics = append(resp.Topics, known)
-		return resp, nil, true
-	})
-	if got := lookupIDs(t.Context(), cl, brokers, ids)[oldID]; got != verdictUnknown {
-		t.Errorf("one broker knows the id: verdict %d, want unknown", got)
-	}
-	if got := lookupIDs(t.Context(), cl, nil, ids)[oldID]; got != verdictUnknown {
-		t.Errorf("no brokers: verdict %d, want unknown", got)
-	}
-	c2 := fakeCluster(t, "other", kfake.NumBrokers(1))
-	if got := lookupIDs(t.Context(), client(t, c2.ListenAddrs()...), []int32{0, 99}, ids)[oldID]; got != verdictUnknown {
-		t.Errorf("one broker does not answer: verdict %d, want unknown", got)
 	}
 }

@@ -18,11 +18,9 @@ import (
 const (
 	requestTimeout    = 15 * time.Second // of one request, its retries included
 	describeChunk     = 250              // topics in one DescribeConfigs request
-	idChunk           = 500              // topic ids in one Metadata request
 	parallelDescribes = 4
 
 	versionTopicIDs = 10 // Metadata answers have topic ids from here on (KIP-516)
-	versionByID     = 12 // and requests by id work from here on (KAFKA-12620)
 )
 
 // clusterView is what one Metadata answer says.
@@ -80,70 +78,6 @@ func readTopics(ctx context.Context, cl *kgo.Client, cluster side, names []strin
 		v.topics[*rt.Topic] = topicView{id: rt.TopicID, partitions: int32(len(rt.Partitions)), code: rt.ErrorCode}
 	}
 	return v, nil
-}
-
-// verdict is what a cluster says about a topic id.
-type verdict int
-
-const (
-	verdictUnknown verdict = iota // the brokers do not agree, or some did not answer
-	verdictGone                   // every broker answered that it does not know the id
-	verdictDenied                 // we may not describe the topic, so it exists
-)
-
-// lookupIDs asks every broker of the cluster about topic ids that a listing did
-// not show. Only a topic that no broker knows is gone: a single broker may lag
-// behind the metadata log, and a listing leaves out what we may not describe,
-// whereas a look-up by id tells the two apart (KafkaApis, handleTopicMetadataRequest).
-// Brokers that do not answer leave the verdict open and are no error.
-func lookupIDs(ctx context.Context, cl *kgo.Client, brokers []int32, ids [][16]byte) map[[16]byte]verdict {
-	out := make(map[[16]byte]verdict, len(ids))
-	for chunk := range slices.Chunk(ids, idChunk) {
-		unknown := make(map[[16]byte]int, len(chunk))
-		for _, broker := range brokers {
-			for id, code := range askBroker(ctx, cl, broker, chunk) {
-				switch code {
-				case kerr.UnknownTopicID.Code:
-					unknown[id]++
-				case kerr.TopicAuthorizationFailed.Code:
-					out[id] = verdictDenied
-				}
-			}
-		}
-		for id, n := range unknown {
-			if n == len(brokers) {
-				out[id] = verdictGone
-			}
-		}
-	}
-	return out
-}
-
-// askBroker returns the error code of each topic id as one broker sees it, and
-// nothing when the broker does not answer or is too old to be asked by id.
-func askBroker(ctx context.Context, cl *kgo.Client, broker int32, ids [][16]byte) map[[16]byte]int16 {
-	req := kmsg.NewPtrMetadataRequest()
-	req.AllowAutoTopicCreation = false
-	for _, id := range ids {
-		rt := kmsg.NewMetadataRequestTopic()
-		rt.TopicID = id
-		req.Topics = append(req.Topics, rt)
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	kresp, err := cl.Broker(int(broker)).Request(ctx, req)
-	if err != nil {
-		return nil
-	}
-	resp, ok := kresp.(*kmsg.MetadataResponse)
-	if !ok || resp.Version < versionByID {
-		return nil
-	}
-	out := make(map[[16]byte]int16, len(resp.Topics))
-	for _, rt := range resp.Topics {
-		out[rt.TopicID] = rt.ErrorCode
-	}
-	return out
 }
 
 // readSettings describes topics, in chunks and some of them at once. A topic

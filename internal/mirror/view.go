@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -80,7 +81,7 @@ func (t *Topics) checkClusters(sourceID, targetID string) error {
 }
 
 // lookup finds out about the topics of the ledger that the listings do not show.
-func (t *Topics) lookup(ctx context.Context, v view) map[[16]byte]verdict {
+func (t *Topics) lookup(ctx context.Context, v view) map[[16]byte]kclient.Presence {
 	shown := make(map[[16]byte]struct{}, len(v.source.topics)+len(v.target.topics))
 	for _, tv := range v.source.topics {
 		shown[tv.id] = struct{}{}
@@ -88,7 +89,7 @@ func (t *Topics) lookup(ctx context.Context, v view) map[[16]byte]verdict {
 	for _, tv := range v.target.topics {
 		shown[tv.id] = struct{}{}
 	}
-	verdicts := make(map[[16]byte]verdict)
+	verdicts := make(map[[16]byte]kclient.Presence)
 	var source, target [][16]byte
 	t.mu.Lock()
 	ask := func(ids [][16]byte, id [16]byte) [][16]byte {
@@ -96,7 +97,7 @@ func (t *Topics) lookup(ctx context.Context, v view) map[[16]byte]verdict {
 			return ids
 		}
 		if _, ok := t.mu.gone[id]; ok {
-			verdicts[id] = verdictGone
+			verdicts[id] = kclient.TopicGone
 			return ids
 		}
 		return append(ids, id)
@@ -108,12 +109,12 @@ func (t *Topics) lookup(ctx context.Context, v view) map[[16]byte]verdict {
 	}
 	t.mu.Unlock()
 
-	maps.Copy(verdicts, lookupIDs(ctx, t.o.Source, v.source.brokers, source))
-	maps.Copy(verdicts, lookupIDs(ctx, t.o.Target, v.target.brokers, target))
+	maps.Copy(verdicts, kclient.LookUpTopics(ctx, t.o.Source, v.source.brokers, source, requestTimeout))
+	maps.Copy(verdicts, kclient.LookUpTopics(ctx, t.o.Target, v.target.brokers, target, requestTimeout))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, is := range verdicts {
-		if is == verdictGone {
+		if is == kclient.TopicGone {
 			t.mu.gone[id] = struct{}{}
 		}
 	}

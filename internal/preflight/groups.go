@@ -43,6 +43,26 @@ func (c *cluster) checkGroups(ctx context.Context) {
 		}
 		c.missing(dr.SeverityWarning, r, lacking, "the consumer groups whose positions are carried")
 	}
+	if c.role == roleSource {
+		c.checkCommitsTopic(ctx)
+	}
+}
+
+// commitsTopic is led by the coordinators of the groups.
+const commitsTopic = "__consumer_offsets"
+
+// checkCommitsTopic finds out whether it can be seen that groups are not listed
+// because they have no coordinator. It asks for one name, and makes no topic.
+func (c *cluster) checkCommitsTopic(ctx context.Context) {
+	topics, err := c.describeTopics(ctx, []string{commitsTopic})
+	if err != nil {
+		c.checkFailed(err)
+		return
+	}
+	if topics[commitsTopic].denied() {
+		c.missing(dr.SeverityWarning, resource{option: "--topic", name: commitsTopic}, []string{opDescribe},
+			"the topic that says which consumer groups have no coordinator")
+	}
 }
 
 // mayGroup asks a broker for something that needs op on a group and has no effect.

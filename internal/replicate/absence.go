@@ -5,25 +5,22 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/anabranch/anabranch/internal/kclient"
 )
 
 // presence is what a cluster says of a topic id that its listing lacks.
-type presence int
+type presence = kclient.Presence
 
 const (
-	presenceOpen   presence = iota // not known yet, or the brokers do not agree
-	presenceGone                   // every broker answered that it does not know the id
-	presenceDenied                 // the principal may not describe the topic, so it exists
+	presenceOpen   = kclient.TopicOpen // or not known yet
+	presenceGone   = kclient.TopicGone
+	presenceDenied = kclient.TopicDenied
 )
 
-// absence finds out why topics are missing in the listing of a cluster. A
-// listing leaves out what the principal may not describe, and one broker may
-// lag behind the others, so a topic counts as deleted only when every broker
-// says that its id is unknown (KafkaApis.handleTopicMetadataRequest tells the
-// two apart for look-ups by id).
+// absence finds out why topics are missing in the listing of a cluster, see
+// kclient.LookUpTopics.
 type absence struct {
 	cl *kgo.Client
 	mu struct {
@@ -41,6 +38,8 @@ type absent struct {
 const (
 	absenceEvery = 500 * time.Millisecond
 	absenceLife  = 30 * time.Second // without anybody who wants to know
+
+	absenceTimeout = 10 * time.Second // of one look at all brokers
 )
 
 func newAbsence(cl *kgo.Client) *absence {
@@ -87,68 +86,22 @@ func (a *absence) due() (ids [][16]byte) {
 	return ids
 }
 
-// lookUp asks every broker about topic ids, 500 at a time.
+// lookUp asks every broker about topic ids.
 func (a *absence) lookUp(ctx context.Context, ids [][16]byte) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, absenceTimeout)
 	defer cancel()
-	m := kmsg.NewPtrMetadataRequest()
-	m.Topics = []kmsg.MetadataRequestTopic{} // brokers only
-	resp, err := m.RequestWith(ctx, a.cl)
-	if err != nil || len(resp.Brokers) == 0 {
-		return
+	_, brokers, err := kclient.Brokers(ctx, a.cl)
+	if err != nil || len(brokers) == 0 {
+		return // they stay as they are, and are asked for again
 	}
-	for len(ids) > 0 {
-		n := min(500, len(ids))
-		unknown, found := map[[16]byte]int{}, map[[16]byte]presence{}
-		for _, b := range resp.Brokers {
-			for id, code := range a.askBroker(ctx, b.NodeID, ids[:n]) {
-				switch code {
-				case kerr.UnknownTopicID.Code:
-					unknown[id]++
-				case kerr.TopicAuthorizationFailed.Code:
-					found[id] = presenceDenied
-				}
-			}
-		}
-		a.mu.Lock()
-		for _, id := range ids[:n] {
-			v := a.mu.ids[id]
-			switch {
-			case v == nil:
-			case unknown[id] == len(resp.Brokers):
-				v.is = presenceGone
-			default:
-				v.is = found[id]
-			}
-		}
-		a.mu.Unlock()
-		ids = ids[n:]
-	}
-}
-
-// askBroker returns the error code of each topic id as one broker sees it,
-// nothing when it does not answer.
-func (a *absence) askBroker(ctx context.Context, node int32, ids [][16]byte) map[[16]byte]int16 {
-	req := kmsg.NewPtrMetadataRequest()
-	req.AllowAutoTopicCreation = false
+	found := kclient.LookUpTopics(ctx, a.cl, brokers, ids, absenceTimeout)
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	for _, id := range ids {
-		t := kmsg.NewMetadataRequestTopic()
-		t.TopicID = id
-		req.Topics = append(req.Topics, t)
+		if v := a.mu.ids[id]; v != nil {
+			v.is = found[id]
+		}
 	}
-	kresp, err := a.cl.Broker(int(node)).Request(ctx, req)
-	if err != nil {
-		return nil
-	}
-	resp, ok := kresp.(*kmsg.MetadataResponse)
-	if !ok || resp.Version < 12 { // before, topics can't be asked for by id
-		return nil
-	}
-	out := make(map[[16]byte]int16, len(resp.Topics))
-	for _, t := range resp.Topics {
-		out[t.TopicID] = t.ErrorCode
-	}
-	return out
 }
 
 // settle waits until something is known of a topic id, or until limit.

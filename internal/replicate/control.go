@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/anabranch/anabranch/internal/kstate"
 	"github.com/anabranch/anabranch/internal/seeded"
 )
@@ -99,19 +100,6 @@ func (e *Engine) restless() (count int) {
 		}
 	}
 	return count
-}
-
-// waitResumed returns when the replicator is not paused, or ctx ends.
-func (e *Engine) waitResumed(ctx context.Context) {
-	changed, end := e.targetState.Watch()
-	defer end()
-	for e.paused() && e.targetState.Err() == nil {
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
-		}
-	}
 }
 
 // registrations returns all producer ids that are registered on the target.
@@ -212,16 +200,16 @@ func (e *Engine) bootstrap(ctx context.Context) error {
 		}
 	}
 	at := map[string]map[int32]int64{}
-	if len(parts) > 0 && (e.o.Start.Latest || !e.o.Start.At.IsZero()) {
+	if len(parts) > 0 && !e.seeds() && (e.o.Start.Latest || !e.o.Start.At.IsZero()) {
 		when := int64(-1)
 		if !e.o.Start.At.IsZero() {
 			when = e.o.Start.At.UnixMilli()
 		}
-		if at, err = listMany(ctx, e.sourceControl, parts, when); err != nil {
+		if at, err = kclient.ListOffsets(ctx, e.sourceControl, parts, when); err != nil {
 			return err
 		}
 		if when >= 0 { // no record is that young: start at the end
-			end, err := listMany(ctx, e.sourceControl, parts, -1)
+			end, err := kclient.ListOffsets(ctx, e.sourceControl, parts, -1)
 			if err != nil {
 				return err
 			}
@@ -273,11 +261,11 @@ func (e *Engine) endsOfBoth(ctx context.Context, src, tgt *clusterMeta) (map[str
 	if len(sources) == 0 {
 		return out, nil
 	}
-	se, err := listMany(ctx, e.sourceControl, sources, -1)
+	se, err := kclient.ListOffsets(ctx, e.sourceControl, sources, -1)
 	if err != nil {
 		return nil, err
 	}
-	te, err := listMany(ctx, e.control, targets, -1)
+	te, err := kclient.ListOffsets(ctx, e.control, targets, -1)
 	if err != nil {
 		return nil, err
 	}

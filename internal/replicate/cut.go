@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kbatch"
 )
 
@@ -55,6 +57,34 @@ func (e *Engine) cutAt(ctx context.Context, t fenceTarget, epoch int32, acked in
 		err = errors.New("nothing is missing now")
 	}
 	return at, err
+}
+
+// noteCut keeps where the log was cut that a halt is about, before the pipeline goes
+// on at a source offset: what others remember of offsets behind that was about
+// records that are gone, as the group sync does of how far groups have read. Where
+// a target's log was cut and it can't be found out, all of it counts: nothing that
+// was written since may be taken for what was read before.
+func (s *slot) noteCut(ctx context.Context, p *pipeline, next int64) {
+	switch p.halt.Code {
+	case dr.HaltSourceTruncated:
+		at := next
+		if p.halt.Behind != nil {
+			at = *p.halt.Behind
+		}
+		pm, _ := s.e.source.meta().partition(p.id.topicID, p.id.partition)
+		p.sourceCuts = p.sourceCuts.Add(at, pm.leaderEpoch)
+	case dr.HaltTargetTruncated:
+		t := fenceTarget{id: p.id, topic: p.target, topicID: p.targetID}
+		at, err := s.e.cutAt(ctx, t, p.targetEpoch, p.targetEnd, s.ours)
+		if err != nil {
+			at = 0
+			s.log.LogAttrs(ctx, slog.LevelWarn, "where the target's log was cut is not known: groups read its own records again",
+				slog.String("topic", p.target), slog.Int("partition", int(p.id.partition)), slog.Any("error", err))
+		}
+		pm, _ := s.e.target.meta().partition(p.targetID, p.id.partition)
+		p.targetCuts = p.targetCuts.Add(at, pm.leaderEpoch)
+	default: // No log lost anything, or the topic is another one.
+	}
 }
 
 // epochEnd asks the leader where a leader epoch ends in its log

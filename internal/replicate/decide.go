@@ -162,6 +162,7 @@ func (s *slot) decide(ctx context.Context, p *pipeline, r *resolveRecord) error 
 		return fmt.Errorf("%s is not known here", r.Action)
 	}
 	p.maxBytes = s.e.limits.maxBytes(p.target)
+	s.noteCut(ctx, p, next)
 	p.goOnAt(next, tgtEnd)
 	return nil
 }

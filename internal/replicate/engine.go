@@ -16,6 +16,7 @@ import (
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/anabranch/anabranch/internal/kstate"
+	"github.com/anabranch/anabranch/internal/pace"
 )
 
 // Engine is one worker of one replicator.
@@ -40,12 +41,14 @@ type Engine struct {
 	fetch                        *fetcher
 	senders                      *senders
 	limits                       *limits
+	limit                        *pace.Bucket // of bytes sent; nil: none
 	stats                        stats
 	lease                        lease
 	jobs                         sync.WaitGroup
 	jobsCtx                      context.Context //nolint:containedctx // the life of Run, for background look-ups
 
 	choice  atomic.Pointer[selection]
+	role    atomic.Pointer[decodedRole]
 	decoded sync.Map // control records by key
 
 	delivery atomic.Pointer[targetRules] // nil: the target's brokers were not tried so far
@@ -85,6 +88,7 @@ func New(o Options) (*Engine, error) {
 	e.mu.slots, e.mu.cancels, e.mu.notes = map[int32]*slot{}, map[int32]*ownedSlot{}, map[string]note{}
 	e.mu.phase, e.mu.reason = dr.ReplicatorCreating, "starting"
 	e.stats.init()
+	e.limit = pace.NewBucket(o.RateLimit)
 	e.settled = make(chan struct{})
 	return e, nil
 }
@@ -198,6 +202,7 @@ func (e *Engine) dial() (func(), error) {
 	e.senders = newSenders(e.connector(e.o.Target, e.target), e.leaseHolds, e.stats.throttled)
 	e.fetch = newFetcher(e.connector(e.o.Source, e.source), e.source, e.o.MemoryBudget, e.log)
 	e.fetch.onRead = e.stats.read
+	e.fetch.limit, e.fetch.share = e.limit, e.limitShare
 	e.limits = newLimits(e.control)
 	e.sourceMissing, e.targetMissing = newAbsence(e.sourceControl), newAbsence(e.control)
 	e.mu.Lock()

@@ -10,8 +10,9 @@ import (
 var (
 	// errLease stops writes while the group membership is not confirmed.
 	errLease = errors.New("the lease on the slots is not confirmed")
-	// errPaused ends the service of a slot because an operator asked for it.
-	errPaused = errors.New("paused")
+	// errResting ends the service of a slot because an operator or a move asked
+	// for it.
+	errResting = errors.New("paused or stopped")
 )
 
 // codeError is the error of an answer, with the broker's own words.

@@ -40,6 +40,9 @@ type producerState struct {
 // allows at-least-once only, each take-over has its own.
 func (s *slot) txnID(path string) string {
 	id := fmt.Sprintf("anabranch-%s-%d", s.e.o.Name, s.n)
+	if rec := s.e.createdRecord(); rec != nil && rec.Rebuilt != "" {
+		id += "-" + rec.Rebuilt
+	}
 	if path != "" {
 		id += "-" + path
 	}
@@ -51,6 +54,9 @@ func (s *slot) txnID(path string) string {
 func (s *slot) initProducers(ctx context.Context) error {
 	if err := s.e.targetState.RefreshPartition(ctx, controlPartition); err != nil {
 		return fmt.Errorf("read the registry: %w", err)
+	}
+	if !s.e.seals() && s.e.orderOf(s.n).sealing && !seeded.Bug("stop-not-followed") { // by a run that takes the slots over itself
+		return errResting
 	}
 	s.incarnate()
 	paths := map[string][]string{s.txnID(""): {s.e.sourceID}}

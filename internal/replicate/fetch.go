@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/anabranch/anabranch/internal/kclient"
+	"github.com/anabranch/anabranch/internal/pace"
 	"github.com/anabranch/anabranch/internal/seeded"
 )
 
@@ -37,6 +38,7 @@ type fetched struct {
 	highWater int64
 	logStart  int64
 	diverged  int64 // with errDiverged: the end of what the log still holds
+	behind    bool  // the source has much more of it, see fetcher.measure
 	err       error
 }
 
@@ -56,6 +58,9 @@ type fetchPart struct {
 	batch    int   // bytes of the last batch read, 0: unknown
 	wide     bool  // see fetchLanes
 	buffered int64
+	left     int64     // bytes that the source has of it to be read, about; -1: not known
+	behind   bool      // much is left, see measure
+	served   int64     // bytes that it got, and what others got while it needed none
 	oldSince time.Time // since when the metadata name a leader that did not write what was read, see outdated
 	asked    bool      // in a request that is under way
 	parked   bool      // only its offsets are asked for, see park
@@ -99,11 +104,17 @@ type fetcher struct {
 	log     *slog.Logger
 	onRead  func(bytes int, throttle time.Duration)
 	pool    memoryPool
+	limit   *pace.Bucket   // nil: none
+	share   func() float64 // of the limit
 
 	mu struct {
 		sync.Mutex
 		parts    map[tp]*fetchPart
+		behind   int   // of the parts
+		clock    int64 // served of the one that needs it most, see allow
+		memory   int64 // of the budget, that may be used now
 		buffered int64
+		coming   int64                       // asked for over the connections of those that are behind, at most
 		loops    map[fetchLoop]chan struct{} // a send wakes the loop
 	}
 }
@@ -111,7 +122,7 @@ type fetcher struct {
 func newFetcher(connect func(context.Context, int32) (*kclient.Conn, error), topo *topology, budget int64, log *slog.Logger) *fetcher {
 	f := &fetcher{connect: connect, topo: topo, budget: budget, log: log, onRead: func(int, time.Duration) {}}
 	f.mu.parts = map[tp]*fetchPart{}
-	f.mu.loops = map[fetchLoop]chan struct{}{}
+	f.mu.loops, f.mu.memory = map[fetchLoop]chan struct{}{}, budget
 	return f
 }
 
@@ -122,13 +133,13 @@ func newFetcher(connect func(context.Context, int32) (*kclient.Conn, error), top
 func (f *fetcher) start(id tp, topic string, gen uint64, offset int64, epoch, known int32, sink func(fetched), then func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p := &fetchPart{id: id, topic: topic, gen: gen, next: offset, epoch: epoch, known: known, sink: sink, then: then}
+	p := &fetchPart{id: id, topic: topic, gen: gen, next: offset, epoch: epoch, known: known, left: -1, served: f.mu.clock, sink: sink, then: then}
 	if old := f.mu.parts[id]; old != nil && old.gen == gen {
-		p.buffered, p.batch, p.wide = old.buffered, old.batch, old.wide
+		p.buffered, p.batch, p.wide, p.behind = old.buffered, old.batch, old.wide, old.behind
 	} else if old != nil {
 		f.mu.buffered -= old.buffered
 	}
-	f.mu.parts[id] = p
+	f.set(id, p)
 	f.wakeLocked()
 }
 
@@ -138,7 +149,7 @@ func (f *fetcher) stop(id tp) {
 	defer f.mu.Unlock()
 	if p := f.mu.parts[id]; p != nil {
 		f.mu.buffered -= p.buffered
-		delete(f.mu.parts, id)
+		f.set(id, nil)
 		f.wakeLocked()
 	}
 }
@@ -151,7 +162,7 @@ func (f *fetcher) release(id tp, gen uint64, n int64) {
 	if p == nil || p.gen != gen {
 		return
 	}
-	full := p.buffered >= partitionBuffer || f.mu.buffered >= f.budget
+	full := p.buffered >= partitionBuffer || f.roomFor(true) <= 0
 	p.buffered -= n
 	f.mu.buffered -= n
 	if full {
@@ -160,7 +171,10 @@ func (f *fetcher) release(id tp, gen uint64, n int64) {
 }
 
 func (f *fetcher) wakeLocked() {
-	for _, c := range f.mu.loops {
+	for at, c := range f.mu.loops {
+		if at.lane >= fetchLanes && !f.mixed() {
+			continue
+		}
 		select {
 		case c <- struct{}{}:
 		default:
@@ -177,7 +191,7 @@ func (f *fetcher) run(ctx context.Context, changed <-chan struct{}) error {
 			f.mu.Lock()
 			for _, t := range m.byID {
 				for _, p := range t.partitions {
-					for at := (fetchLoop{node: p.leader}); p.leader >= 0 && at.lane < fetchLanes; at.lane++ {
+					for at := (fetchLoop{node: p.leader}); p.leader >= 0 && at.lane < 2*fetchLanes; at.lane++ {
 						if f.mu.loops[at] == nil {
 							wake := make(chan struct{}, 1)
 							f.mu.loops[at] = wake
@@ -203,9 +217,9 @@ func (f *fetcher) loop(ctx context.Context, at fetchLoop, wake <-chan struct{}) 
 	defer c.close()
 	var failures int
 	for rotate := 0; ctx.Err() == nil; rotate++ {
-		req, asked, again := f.request(ctx, at, rotate)
-		if len(asked) == 0 {
-			timer := time.NewTimer(again)
+		a := f.request(ctx, at, rotate)
+		if len(a.parts) == 0 {
+			timer := time.NewTimer(a.wait)
 			select {
 			case <-ctx.Done():
 			case <-wake:
@@ -214,9 +228,9 @@ func (f *fetcher) loop(ctx context.Context, at fetchLoop, wake <-chan struct{}) 
 			timer.Stop()
 			continue
 		}
-		resp, mem, err := c.fetch(ctx, req)
+		resp, mem, err := c.fetch(ctx, a.req)
 		if err != nil {
-			f.unask(asked)
+			f.unask(a)
 			if ctx.Err() != nil {
 				return
 			}
@@ -229,7 +243,7 @@ func (f *fetcher) loop(ctx context.Context, at fetchLoop, wake <-chan struct{}) 
 			continue
 		}
 		failures = 0
-		for _, then := range f.deliver(resp, asked, mem) {
+		for _, then := range f.deliver(resp, a, mem) {
 			then()
 		}
 		mem.drop()
@@ -239,19 +253,17 @@ func (f *fetcher) loop(ctx context.Context, at fetchLoop, wake <-chan struct{}) 
 	}
 }
 
-// request builds the next fetch of one loop, and says how long to wait when
-// nothing can be asked for now.
-func (f *fetcher) request(ctx context.Context, at fetchLoop, rotate int) (*kmsg.FetchRequest, map[tp]*fetchPart, time.Duration) {
-	m, now := f.topo.meta(), time.Now()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	room := f.budget - f.mu.buffered
-	wait := unasked
-	var ready []*fetchPart
-	held := false
+// ready returns the partitions that one loop may ask for now, whether others had to
+// be held back, and how long to wait when there are none. It is called under the
+// lock.
+func (f *fetcher) ready(ctx context.Context, m *clusterMeta, at fetchLoop, now time.Time) (ready []*fetchPart, held bool, wait time.Duration) {
+	wait = unasked
 	for _, p := range f.mu.parts {
+		if p.asked || f.lane(p) != at.lane {
+			continue
+		}
 		pm, ok := m.partition(p.id.topicID, p.id.partition)
-		if !ok || pm.leader != at.node || p.asked || p.lane() != at.lane {
+		if !ok || pm.leader != at.node {
 			continue
 		}
 		wait = 100 * time.Millisecond
@@ -264,15 +276,31 @@ func (f *fetcher) request(ctx context.Context, at fetchLoop, rotate int) (*kmsg.
 			f.topo.refresh()
 			continue
 		}
-		full := p.buffered >= partitionBuffer || room <= 0
+		full := p.buffered >= partitionBuffer || f.roomFor(p.behind) <= 0
 		if now.Before(p.notUntil) || full && !p.parked {
 			held = held || !p.parked
 			continue
 		}
 		ready = append(ready, p)
 	}
+	return ready, held, wait
+}
+
+// request builds the next fetch of one loop.
+func (f *fetcher) request(ctx context.Context, at fetchLoop, rotate int) asking {
+	m, now := f.topo.meta(), time.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if at.lane >= fetchLanes && !f.mixed() {
+		return asking{wait: unasked}
+	}
+	ready, held, wait := f.ready(ctx, m, at, now)
 	if len(ready) == 0 {
-		return nil, nil, wait
+		return asking{wait: wait}
+	}
+	may := f.allow(ready, now)
+	if may.wait > 0 {
+		return asking{wait: may.wait}
 	}
 	req := kmsg.NewPtrFetchRequest()
 	req.MinBytes, req.IsolationLevel = 1, 1
@@ -290,6 +318,9 @@ func (f *fetcher) request(ctx context.Context, at fetchLoop, rotate int) (*kmsg.
 	asked := make(map[tp]*fetchPart, len(ready))
 	topics := map[[16]byte]int{}
 	most := int64(0)
+	if may.limited { // they are in order
+		rotate = 0
+	}
 	for i := range ready {
 		p := ready[(i+rotate)%len(ready)] // a broker fills the answer in this order: rotate to be fair
 		pm, _ := m.partition(p.id.topicID, p.id.partition)
@@ -316,8 +347,21 @@ func (f *fetcher) request(ctx context.Context, at fetchLoop, rotate int) (*kmsg.
 		req.Topics[ti].Partitions = append(req.Topics[ti].Partitions, rp)
 		asked[p.id], p.asked = p, true
 	}
-	req.MaxBytes = int32(min(most, max(room, 1)))
-	return req, asked, 0
+	most = min(most, max(1, f.roomFor(ready[0].behind)))
+	a := asking{req: req, parts: asked}
+	if may.limited {
+		most = min(most, may.bytes)
+	}
+	if may.take {
+		a.taken = most
+		f.limit.Take(most)
+	}
+	if at.lane >= fetchLanes {
+		a.coming = most
+		f.mu.coming += most
+	}
+	req.MaxBytes = int32(most)
+	return a
 }
 
 // ask returns how many bytes to ask for of one of several partitions, whose batches
@@ -337,26 +381,25 @@ func ask(batch, partitions int) int32 {
 	return int32(min(max(1, about/batch)*batch+batch/8, partitionBuffer))
 }
 
-func (f *fetcher) unask(asked map[tp]*fetchPart) {
+func (f *fetcher) unask(a asking) {
+	f.took(a, 0)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, p := range asked {
-		p.asked = false
-	}
+	f.arrived(a)
 }
 
 // deliver hands the answer to the pipelines, in the order of the answer, and
 // returns what is to be called after it.
-func (f *fetcher) deliver(resp *kmsg.FetchResponse, asked map[tp]*fetchPart, mem *memory) (then []func()) {
+func (f *fetcher) deliver(resp *kmsg.FetchResponse, a asking, mem *memory) (then []func()) {
+	asked, came := a.parts, int64(0)
+	defer func() { f.took(a, came) }()
 	byName := map[string][16]byte{}
 	for id, p := range asked {
 		byName[p.topic] = id.topicID
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, p := range asked {
-		p.asked = false
-	}
+	defer f.arrived(a)
 	if resp.ErrorCode != 0 { // of the whole request: sessions, topic ids
 		f.topo.refresh()
 		for _, p := range asked {
@@ -378,7 +421,9 @@ func (f *fetcher) deliver(resp *kmsg.FetchResponse, asked map[tp]*fetchPart, mem
 				continue
 			}
 			total += len(rp.RecordBatches)
-			if f.deliverPart(p, rp, mem) {
+			before := p.buffered
+			told := f.deliverPart(p, rp, mem)
+			if came += p.buffered - before; told {
 				then = append(then, p.then)
 			}
 		}
@@ -407,9 +452,16 @@ func (f *fetcher) deliverPart(p *fetchPart, rp *kmsg.FetchResponseTopicPartition
 				f.wakeLocked()
 			}
 		}
+		from := p.next
 		p.next, p.epoch = sc.next, sc.epoch
 		p.buffered += int64(sc.bytes)
 		f.mu.buffered += int64(sc.bytes)
+		end := rp.HighWatermark
+		if rp.LastStableOffset >= 0 {
+			end = min(end, rp.LastStableOffset)
+		}
+		f.measure(p, from, end, sc.bytes)
+		out.behind = p.behind
 	case errors.Is(err, kerr.OffsetOutOfRange), errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.CorruptMessage):
 		out.err = err
 		p.notUntil = time.Now().Add(5 * time.Second)

@@ -24,7 +24,7 @@ func TestFake_LargeBatchesComeOverSeveralConnections(t *testing.T) {
 		"small":      {value: 100, batches: 40, connections: 1},
 		"many small": {value: 2000, batches: 1500, connections: fetchLanes},
 		"middling":   {value: mergePlain, batches: 20, connections: 1},
-		"large":      {value: 2 * fetchLargeBatch, batches: 40, connections: fetchLanes},
+		"large":      {value: 2 * fetchLargeBatch, batches: 15, connections: fetchLanes},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -355,12 +355,21 @@ func (e *Engine) startLead(ctx context.Context) func() {
 			return
 		}
 		for wait := 100 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 5*time.Second) {
-			err := e.bootstrap(ctx)
+			e.waitWhile(ctx, e.standsStill)
+			wanted, end := e.untilStill(ctx)
+			err := e.bootstrap(wanted)
 			if err == nil && e.o.Lead != nil {
-				err = e.o.Lead(ctx, e.sourceControl, e.control)
+				err = e.o.Lead(wanted, e.sourceControl, e.control)
 			}
-			if err == nil || ctx.Err() != nil {
+			still := wanted.Err() != nil
+			end()
+			switch {
+			case ctx.Err() != nil, err == nil && !still:
 				return
+			case still:
+				wait = 50 * time.Millisecond
+				sleep(ctx, wait) //nolint:errcheck // the loop finds out
+				continue
 			}
 			e.note("keep the target's topics", err)
 			if _, ok := errors.AsType[net.Error](err); ok {

@@ -25,6 +25,17 @@ func (p *pipeline) pass(batch []byte, prod *producer, mem *memory, from, held in
 	return true
 }
 
+// more returns how many bytes more are sent with the item than were read for it.
+// When it is sent again, that is all of it.
+func (it *item) more() int64 {
+	n := int64(len(it.bytes))
+	if !it.sent {
+		it.sent = true
+		n -= it.held
+	}
+	return n
+}
+
 // epochMark is the leader epoch of an input, -1 if it has none, and the source
 // offset that ends it.
 type epochMark struct {

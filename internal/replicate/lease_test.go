@@ -147,3 +147,53 @@ func TestGroupState_WritesNothingWithoutTheLease(t *testing.T) {
 		t.Errorf("error %v, want %v", err, errLease)
 	}
 }
+
+// TestRecordAccess_WritesNothingWithoutTheLease is the same for the records about
+// access rules, the status of their keeper among them.
+func TestRecordAccess_WritesNothingWithoutTheLease(t *testing.T) {
+	t.Parallel()
+	e := &Engine{}
+	e.mu.cancels = map[int32]*ownedSlot{0: {}}
+	e.lease.start(0)
+	if err := e.RecordAccess(t.Context(), []AccessRecord{{Key: AccessStatusKey, Entry: []byte("{}")}}); !errors.Is(err, errLease) {
+		t.Errorf("error %v, want %v", err, errLease)
+	}
+}
+
+// TestLeadUntil_SaysWhenAnotherMayLead has a worker that leads, one that stood
+// still, one that lost slot 0, and one that the group just said no to.
+func TestLeadUntil_SaysWhenAnotherMayLead(t *testing.T) {
+	t.Parallel()
+	const session = time.Minute
+	for name, c := range map[string]struct {
+		slot     int32
+		answered time.Duration // ago
+		ends     time.Duration // the worker's time as the lead; 0: it does not end
+		want     error
+	}{
+		"it leads":                      {0, 10 * time.Second, 0, nil},
+		"it stood still":                {0, session / 2, 0, errLease},
+		"it has another slot":           {1, 0, 0, errLease},
+		"the group answered, with a no": {0, 0, time.Millisecond, context.Canceled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := &Engine{}
+			e.mu.cancels = map[int32]*ownedSlot{c.slot: {}}
+			e.lease.start(session)
+			e.lease.at.Store(-int64(c.answered))
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if c.ends > 0 {
+				time.AfterFunc(c.ends, cancel)
+			}
+			until, err := e.LeadUntil(ctx)
+			if !errors.Is(err, c.want) {
+				t.Fatalf("error %v, want %v", err, c.want)
+			}
+			if left := time.Until(until); err == nil && (left > session-c.answered || left < session-c.answered-30*time.Second) {
+				t.Errorf("surely leads for another %v", left)
+			}
+		})
+	}
+}

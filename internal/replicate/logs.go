@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/anabranch/anabranch/internal/kbatch"
+	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/anabranch/anabranch/internal/seeded"
 )
 
@@ -21,28 +22,11 @@ import (
 // log start offset, otherwise the first offset with at least that timestamp
 // (the high watermark when there is none).
 func listOffset(ctx context.Context, cl *kgo.Client, topic string, part int32, at int64) (int64, error) {
-	rp := kmsg.NewListOffsetsRequestTopicPartition()
-	rp.Partition, rp.Timestamp = part, at
-	rt := kmsg.NewListOffsetsRequestTopic()
-	rt.Topic, rt.Partitions = topic, append(rt.Partitions, rp)
-	req := kmsg.NewPtrListOffsetsRequest()
-	req.Topics = append(req.Topics, rt)
 	for {
-		off, err := int64(-1), error(kerr.LeaderNotAvailable)
-		for _, sh := range cl.RequestSharded(ctx, req) {
-			if sh.Err != nil {
-				err = sh.Err
-				continue
-			}
-			for _, st := range sh.Resp.(*kmsg.ListOffsetsResponse).Topics {
-				for _, sp := range st.Partitions {
-					off, err = sp.Offset, kerr.ErrorForCode(sp.ErrorCode)
-				}
-			}
-		}
+		off, err := kclient.ListOffset(ctx, cl, topic, part, at)
 		switch {
 		case err == nil && off < 0:
-			req.Topics[0].Partitions[0].Timestamp = -1
+			at = kclient.LogEnd
 		case err == nil:
 			return off, nil
 		case errors.Is(err, kerr.OffsetNotAvailable), errors.Is(err, kerr.LeaderNotAvailable), errors.Is(err, kerr.NotLeaderForPartition):

@@ -14,6 +14,7 @@ import (
 	"github.com/anabranch/anabranch/internal/kbatch"
 	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/anabranch/anabranch/internal/kstate"
+	"github.com/anabranch/anabranch/internal/pace"
 )
 
 // Endpoint is one cluster of a replicator: its addresses and credentials. The
@@ -56,6 +57,10 @@ type Options struct {
 	Content  json.RawMessage
 	Diff     func(theirs, ours []byte) []string // explains two contents; nil means not explained
 
+	// Pair is the pair of clusters that the replicator belongs to: where that has
+	// failed over to the source, it waits. "" means none.
+	Pair string
+
 	Filter      dr.TopicFilter
 	Naming      dr.Naming
 	Start       Start
@@ -65,6 +70,7 @@ type Options struct {
 
 	Layout            kstate.Layout // of the target's state topic, where it is missing
 	MemoryBudget      int64         // bytes fetched and not acknowledged; 0 means 64 MiB
+	RateLimit         pace.Schedule // of the record batches that all workers write to the target
 	DiscoveryInterval time.Duration // 0 means 500 ms
 	SessionTimeout    time.Duration // of the workers' group; 0 means 6 s
 

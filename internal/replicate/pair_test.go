@@ -17,6 +17,7 @@ import (
 	"github.com/anabranch/anabranch/internal/ktest"
 	"github.com/anabranch/anabranch/internal/ktest/kworker"
 	"github.com/anabranch/anabranch/internal/mirror"
+	"github.com/anabranch/anabranch/internal/offsets"
 	"github.com/anabranch/anabranch/internal/replicate"
 )
 
@@ -194,4 +195,19 @@ func total(m map[int32][]*kgo.Record) (n int) {
 
 func record(i int) *kgo.Record {
 	return &kgo.Record{Key: fmt.Appendf(nil, "k%d", i%100), Value: fmt.Appendf(nil, "v%d", i), Headers: []kgo.RecordHeader{{Key: "h", Value: fmt.Append(nil, i)}}}
+}
+
+// cuts returns the cuts of the logs on both sides that a worker went on behind, in
+// partition 0 of a topic.
+func (w *worker) cuts(t *testing.T, target *ktest.Cluster, topic string) (source, written offsets.Cuts) {
+	t.Helper()
+	list, err := kadm.NewClient(client(t, target)).ListTopics(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes, err := w.TargetRoutes().Into(list[topic].ID, 0)
+	if err != nil || len(routes) != 1 {
+		t.Fatalf("%d routes into %s, %v", len(routes), topic, err)
+	}
+	return routes[0].SourceCuts, routes[0].TargetCuts
 }

@@ -103,7 +103,7 @@ func (f *fetcher) park(id tp, gen uint64, offset int64, epoch int32) {
 	}
 	f.mu.buffered -= old.buffered
 	// Another object: an answer that is under way belongs to the old one.
-	f.mu.parts[id] = &fetchPart{id: id, topic: old.topic, gen: gen, next: offset, epoch: epoch, known: old.known, parked: true, notUntil: time.Now().Add(parkedEvery), sink: old.sink, then: old.then}
+	f.set(id, &fetchPart{id: id, topic: old.topic, gen: gen, next: offset, epoch: epoch, known: old.known, left: -1, parked: true, notUntil: time.Now().Add(parkedEvery), sink: old.sink, then: old.then})
 	f.wakeLocked()
 }
 
@@ -113,7 +113,7 @@ func (f *fetcher) unpark(id tp, gen uint64, held int64) {
 	defer f.mu.Unlock()
 	if p := f.mu.parts[id]; p != nil && p.gen == gen && p.parked {
 		f.mu.buffered += held - p.buffered
-		p.parked, p.notUntil, p.buffered = false, time.Time{}, held
+		p.parked, p.notUntil, p.buffered, p.served = false, time.Time{}, held, f.mu.clock
 		f.wakeLocked()
 	}
 }

@@ -95,6 +95,7 @@ type item struct {
 	newest   int64       // maximum timestamp, ms
 	held     int64       // source bytes
 	stamped  bool
+	sent     bool    // once at least
 	owned    bool    // bytes were assembled here, not fetched
 	mem      *memory // of the answer that bytes were fetched with
 
@@ -137,7 +138,8 @@ type pipeline struct {
 	used   []*memory // of chunks that step came to the end of
 	ready  []*item
 	flying []*item
-	lane   int // that flying is on, see laneOf
+	lane   int  // that flying is on, see board
+	behind bool // the source has much more of it than was read
 
 	lanes     map[*producer]*lane
 	intents   uint64 // numbers the sets of rows
@@ -159,6 +161,7 @@ type pipeline struct {
 	epochAsked  int32     // target leader epoch that is being looked into
 	epochAgain  time.Time // not before it
 	highWater   int64
+	fed         bool // highWater was told by the source, to this worker
 	logStart    int64
 	halt        *haltRecord
 	waiting     string // why it waits, empty if it does not
@@ -168,6 +171,8 @@ type pipeline struct {
 	lowered     bool // the target took less than maxBytes said, which was lowered
 	started     bool
 	checkBelow  int64 // native source records below it may be on the target already, see startRecord
+	sourceCuts  offsets.Cuts
+	targetCuts  offsets.Cuts
 	resolved    string
 	retired     bool // over by decision
 	dirty       bool // a checkpoint is due
@@ -238,7 +243,7 @@ func (p *pipeline) frontierEpoch() int32 {
 
 // feed takes what a fetch brought.
 func (p *pipeline) feed(f fetched) {
-	p.highWater = f.highWater
+	p.highWater, p.fed, p.behind = f.highWater, true, f.behind
 	if f.logStart >= 0 {
 		p.logStart = f.logStart
 	}

@@ -3,6 +3,8 @@ package replicate
 import (
 	"context"
 	"time"
+
+	"github.com/anabranch/anabranch/internal/kclient"
 )
 
 // A pipeline that only skips what it reads, for clients write to the target and
@@ -50,7 +52,7 @@ func (s *slot) askRest(now time.Time) {
 	s.e.background(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, startWait)
 		defer cancel()
-		ends, _ := listMany(ctx, s.e.control, parts, -1) // what can't be told now is asked again when the pipeline has moved on
+		ends, _ := kclient.ListOffsets(ctx, s.e.control, parts, -1) // what can't be told now is asked again when the pipeline has moved on
 		s.box.put(event{call: func() {
 			s.restAsked = false
 			if s.gen != gen {

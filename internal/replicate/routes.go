@@ -102,8 +102,12 @@ func (r *Routes) From(replicator string, source [16]byte, partition int32) (offs
 		TargetTopic: b.ck.Target, TargetTopicID: b.target, Partition: partition,
 		Position: b.ck.Position, TargetEnd: max(b.ck.TargetEnd, b.ck.Rest), CheckBelow: b.ck.CheckBelow, Map: b.m,
 	}
-	if b.ck.Halt != nil {
-		route.Halt = string(b.ck.Halt.Code)
+	route.SourceEpoch, route.SourceCuts, route.TargetCuts = b.ck.KnownEpoch, b.ck.SourceCuts, b.ck.TargetCuts
+	if h := b.ck.Halt; h != nil {
+		route.Halt = string(h.Code)
+		if h.Code == dr.HaltSourceTruncated && h.Behind != nil {
+			route.SourceCuts = route.SourceCuts.Add(*h.Behind, b.ck.KnownEpoch+1)
+		}
 	}
 	return route, true, nil
 }

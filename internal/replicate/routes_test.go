@@ -201,6 +201,18 @@ func TestRoutes(t *testing.T) {
 	if list, err := routes.Into(target, 3); err != nil || len(list) != 1 || list[0].Halt != string(dr.HaltTooLarge) {
 		t.Errorf("%+v, %v", list, err)
 	}
+	seven := int64(7)
+	st.writes("a", [16]byte{4}, target, 3, func(ck *checkpoint) {
+		ck.KnownEpoch, ck.SourceCuts, ck.TargetCuts = 6, offsets.Cuts(nil).Add(4, 2), offsets.Cuts(nil).Add(50, 3)
+		ck.Halt = &haltRecord{Code: dr.HaltSourceTruncated, Behind: &seven}
+	})
+	if list, err = routes.Into(target, 3); err != nil || len(list) != 1 {
+		t.Fatal(names(list), err)
+	}
+	cuts := []any{list[0].SourceEpoch, list[0].SourceCuts, list[0].TargetCuts}
+	if d := cmp.Diff([]any{int32(6), offsets.Cuts{{N: 1, At: 4, Epoch: 2}, {N: 2, At: 7, Epoch: 7}}, offsets.Cuts{{N: 1, At: 50, Epoch: 3}}}, cuts); d != "" {
+		t.Errorf("cuts: %s", d)
+	}
 }
 
 // What can't be read is an error with the names in it.

@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,7 +49,7 @@ type flight struct {
 
 // Connections to one broker. It serves one request of a connection at a time, so
 // batches that are large use several; with small ones that would only make more
-// and emptier requests.
+// and emptier requests. Partitions that are behind have as many of their own.
 const (
 	lanes     = 3
 	laneBytes = 128 << 10 // batches from here on leave the first lane
@@ -61,6 +62,20 @@ func laneOf(id tp, bytes int) int {
 		return 0
 	}
 	return int(uint32(id.partition)+uint32(id.topicID[15])) % lanes
+}
+
+// board chooses the lane for what is ready, and reports whether it may be sent now:
+// a partition that is behind, or is so no longer, first has what is on its way there
+// arrive.
+func (p *pipeline) board() bool {
+	if len(p.flying) > 0 {
+		return p.behind == (p.lane >= lanes)
+	}
+	p.lane = laneOf(p.id, len(p.ready[0].bytes))
+	if p.behind {
+		p.lane += lanes
+	}
+	return true
 }
 
 // sender writes to one broker over one connection. It puts the first batch of
@@ -375,10 +390,12 @@ func (s *sender) land(conn *kclient.Conn, frame []byte, answers map[tp]produceAn
 	if len(s.mu.flights) > 0 {
 		within = answerWithin
 	}
-	err := conn.ReadWithin(within)
+	var err error
 	if throttle > 0 {
 		s.mu.notUntil = time.Now().Add(throttle)
+		err = conn.Muted(throttle, answerWithin) // also a request that is being written, and those behind it
 	}
+	err = cmp.Or(err, conn.ReadWithin(within))
 	s.mu.Unlock()
 	if throttle > 0 {
 		s.onThrottle(throttle)

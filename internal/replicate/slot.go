@@ -119,6 +119,7 @@ type slot struct {
 
 	incarnation  string // ends the transactional ids where each take-over has its own
 	primary      *producer
+	owner        *ownerRecord         // that was read behind the marker, then the one that this worker wrote
 	producers    map[string]*producer // by transactional id
 	ours         map[int64]struct{}   // every producer id ever registered for this slot
 	pipes        map[tp]*pipeline
@@ -142,6 +143,7 @@ type slot struct {
 	restAsked              bool      // see askRest
 	restAgain              time.Time // not before it
 	bench                  workbench
+	ends                   seenEnds
 
 	acquired  time.Time // when the producers' epochs were taken
 	retries   map[tp]retry
@@ -180,7 +182,7 @@ func (s *slot) run(ctx context.Context) {
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(drainTimeout, cancel) })()
 	var backoff time.Duration
 	for ctx.Err() == nil {
-		if s.e.paused() && s.e.atRest(s.n) {
+		if s.idle() {
 			s.rest(ctx)
 			continue
 		}
@@ -194,7 +196,7 @@ func (s *slot) run(ctx context.Context) {
 		if err == nil || ctx.Err() != nil {
 			break
 		}
-		if errors.Is(err, errPaused) {
+		if errors.Is(err, errResting) {
 			s.rest(ctx)
 			continue
 		}
@@ -216,12 +218,12 @@ func (s *slot) run(ctx context.Context) {
 	s.e.mapBytes.Add(-s.mapBytes)
 }
 
-// rest waits until the replicator is resumed. What the slot has done is in the
-// state topic: nothing is taken over, read or written before.
+// rest waits until the replicator is resumed or released. What the slot has done
+// is in the state topic: nothing is taken over, read or written before.
 func (s *slot) rest(ctx context.Context) {
 	s.view.Store(&slotView{owned: true, resting: true})
-	s.e.waitResumed(ctx)
-	if s.e.paused() {
+	s.e.waitWhile(ctx, s.resting)
+	if ctx.Err() == nil && s.resting() {
 		sleep(ctx, time.Second) //nolint:errcheck // the state table ended: the caller finds out
 	}
 }
@@ -231,11 +233,11 @@ func (s *slot) serve(ctx, io context.Context) error {
 	tick := time.NewTicker(slotTick)
 	defer tick.Stop()
 	s.retake, s.draining = nil, false
-	if s.e.paused() { // taken over only because the last owner was not done
+	if s.wantsRest(s.ordered()) { // taken over only because the last owner was not done
 		if err := s.drain(io); err != nil {
 			return err
 		}
-		return errPaused
+		return errResting
 	}
 	s.onTick(io)
 	s.turn.Lock()
@@ -257,11 +259,11 @@ func (s *slot) serve(ctx, io context.Context) error {
 			return s.drain(io)
 		}
 		if ticked {
-			if s.e.paused() && !seeded.Bug("pause-not-followed") {
+			if s.wantsRest(s.ordered()) {
 				if err := s.drain(io); err != nil {
 					return err
 				}
-				return errPaused
+				return errResting
 			}
 			s.onTick(io)
 		}
@@ -355,6 +357,7 @@ func (s *slot) work() {
 		}
 		if n := p.pump(); n > 0 {
 			s.e.fetch.release(p.id, p.gen, n)
+			s.e.fetch.sent(-n)
 		}
 		if p.blocked >= 0 && !p.asking {
 			s.askProvenance(p)
@@ -391,8 +394,8 @@ func (s *slot) send(p *pipeline) {
 		return
 	}
 	list := s.shipments[:0]
-	if len(p.flying) == 0 {
-		p.lane = laneOf(p.id, len(p.ready[0].bytes))
+	if !p.board() {
+		return
 	}
 	for it := p.sendable(); it != nil; it = p.sendable() {
 		gen := p.gen
@@ -400,6 +403,7 @@ func (s *slot) send(p *pipeline) {
 			it.mem.drop()
 			it.mem = nil
 		}
+		s.e.fetch.sent(it.more())
 		list = append(list, shipment{
 			out:  outBatch{topic: p.target, topicID: p.targetID, partition: p.id.partition, bytes: it.bytes},
 			stop: s.stop,
@@ -503,7 +507,11 @@ func (s *slot) drain(io context.Context) error {
 		p.rewind()
 	}
 	s.settle(io)
+	o := s.ordered()
 	for _, p := range s.pipes {
+		if o.stopped { // whoever goes on later waits, see acquire
+			p.oldFrom = time.Time{}
+		}
 		if p.doubt != nil || !p.quiet() {
 			return fmt.Errorf("drain: %s partition %d: %w", p.topic, p.id.partition, errors.Join(p.doubt, errRetake))
 		}
@@ -512,6 +520,6 @@ func (s *slot) drain(io context.Context) error {
 			s.state.want(p)
 		}
 	}
-	s.state.owner = &ownerRecord{V: stateVersion, Worker: s.e.o.WorkerID, Epoch: s.primary.epoch, Version: s.e.o.Version, Digest: s.e.o.Digest, Clean: true, AtMs: time.Now().UnixMilli()}
+	s.state.owner = s.ownerNow(o, true)
 	return s.flushState(io)
 }

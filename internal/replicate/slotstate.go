@@ -20,6 +20,7 @@ const stateBatchBytes = 1 << 20
 type stateWriter struct {
 	due    map[*pipeline]struct{}
 	owner  *ownerRecord
+	ends   []byte // the record of the source's ends; nil: none is due
 	seq    int64
 	flying bool
 }
@@ -45,7 +46,7 @@ type covered struct {
 
 // stateDue reports whether writeState would write.
 func (s *slot) stateDue() bool {
-	return !s.state.flying && (len(s.state.due) > 0 || s.state.owner != nil)
+	return !s.state.flying && (len(s.state.due) > 0 || s.state.owner != nil || s.state.ends != nil)
 }
 
 // writeState starts a state write when one is due and none is under way.
@@ -59,6 +60,10 @@ func (s *slot) writeState(io context.Context) {
 	if o := s.state.owner; o != nil {
 		records = append(records, stateRecord{keyOwner(s.e.o.Name), encode(o)})
 		s.state.owner = nil
+	}
+	if s.state.ends != nil {
+		records = append(records, stateRecord{keyEnds(s.e.o.Name), s.state.ends})
+		s.state.ends = nil
 	}
 	for p := range s.state.due {
 		if size > stateBatchBytes {
@@ -171,6 +176,7 @@ func (p *pipeline) snapshot() checkpoint {
 		V: stateVersion, Topic: p.topic, Target: p.target, TargetID: hexID(p.targetID), Partition: p.id.partition,
 		Position: p.frontier(), SourceEpoch: p.frontierEpoch(), KnownEpoch: p.known, TargetEnd: p.targetEnd, Rest: p.rest, TargetEpoch: p.targetEpoch,
 		Halt: p.halt, Retired: p.retired, Resolved: p.resolved, HighWater: p.highWater, LogStart: p.logStart, Started: p.started, CheckBelow: p.checkBelow,
+		SourceCuts: p.sourceCuts, TargetCuts: p.targetCuts,
 		AtMs: p.now().UnixMilli(),
 	}
 	ck.putMap(&p.extents)

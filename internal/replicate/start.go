@@ -81,6 +81,7 @@ func (s *slot) startOne(io context.Context, id tp, topic string, target *topicMe
 				s.seenSource = nil
 				return
 			}
+			f.offset = s.e.goBehind(id, f.offset)
 			p := s.build(id, topic, target.name, target.id, f.maxBytes)
 			p.next, p.targetEnd, p.checkBelow, p.logStart = f.offset, f.targetEnd, f.checkBelow, f.offset
 			p.startMap(&offsets.Begin{Source: f.offset, Target: f.targetEnd, Bare: f.bare})
@@ -195,7 +196,7 @@ func (s *slot) provenance(id tp, h kbatch.Header, have evidence) (verdict, *prod
 		}
 		return verdictUnknown, nil, nil
 	}
-	if !s.e.o.ForwardAll {
+	if !s.e.o.ForwardAll && !s.e.orphaned(reg.Path) {
 		return verdictSkip, nil, nil
 	}
 	path := append(slices.Clone(reg.Path), s.e.sourceID)

@@ -34,6 +34,11 @@ type ownerRecord struct {
 	Digest  string `json:"digest"`
 	Clean   bool   `json:"clean"` // handed over with nothing unanswered
 	AtMs    int64  `json:"at_ms"`
+
+	// What the slot has to do by order of a move, see judgeStop.
+	RoleEpoch int64  `json:"role_epoch,omitempty"`
+	Stopped   bool   `json:"stopped,omitempty"`
+	Run       string `json:"run,omitempty"`
 }
 
 // laneRecord is where the sequence of one producer stands in one partition.
@@ -75,7 +80,9 @@ type checkpoint struct {
 	HighWater   int64          `json:"high_water"`
 	LogStart    int64          `json:"log_start"`
 	CheckBelow  int64          `json:"check_below,omitempty"` // native source records below it may be on the target already: they halt
-	Started     bool           `json:"started"`               // something native was copied, or it was seen that nothing stands against it
+	SourceCuts  offsets.Cuts   `json:"source_cuts,omitempty"` // that were decided about
+	TargetCuts  offsets.Cuts   `json:"target_cuts,omitempty"`
+	Started     bool           `json:"started"` // something native was copied, or it was seen that nothing stands against it
 	AtMs        int64          `json:"at_ms"`
 }
 
@@ -138,6 +145,10 @@ type createdRecord struct {
 	Source string `json:"source_cluster_id"`
 	Slots  int32  `json:"slots"`
 	AtMs   int64  `json:"at_ms"`
+
+	// Rebuilt is part of the transactional ids since the source was replaced:
+	// the ids before are registered with the path of the retired one.
+	Rebuilt string `json:"rebuilt,omitempty"`
 }
 
 // startRecord is where the copying of a topic starts that existed when the
@@ -170,7 +181,10 @@ type workerRecord struct {
 	Latency    float64 `json:"latency_seconds"`
 	Throughput float64 `json:"throughput"`
 	BytesIn    float64 `json:"bytes_in"`
-	AtMs       int64   `json:"at_ms"`
+
+	Throttled dr.Throttled `json:"throttled,omitzero"`
+
+	AtMs int64 `json:"at_ms"`
 }
 
 func keyOwner(rep string) string          { return "o/" + rep }

@@ -4,6 +4,8 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"github.com/anabranch/anabranch/internal/dr"
 )
 
 // latencyBounds are the upper bounds of the latency histogram, in seconds.
@@ -18,7 +20,8 @@ type Stats struct {
 	BytesIn           uint64
 	RecordsReplicated uint64
 	Batches           uint64
-	Throttled         time.Duration
+	ThrottledSource   time.Duration // that brokers asked to wait because of quotas, all connections together
+	ThrottledTarget   time.Duration
 	Failures          map[string]uint64 // by class
 	LatencyCounts     []uint64          // by LatencyBounds, the last is above all
 	LatencySum        float64           // seconds
@@ -31,6 +34,7 @@ type second struct {
 	at               int64
 	replicated, read uint64
 	latency          float64
+	throttled        [2]time.Duration // by the source, by the target
 }
 
 type stats struct {
@@ -83,21 +87,40 @@ func (s *stats) replicated(it *item) {
 func (s *stats) read(n int, throttle time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.now().read += uint64(n)
+	b := s.now()
+	b.read += uint64(n)
+	b.throttled[0] += throttle
 	s.mu.total.BytesIn += uint64(n)
-	s.mu.total.Throttled += throttle
+	s.mu.total.ThrottledSource += throttle
 }
 
+// throttled counts what a broker of the target asked to wait.
 func (s *stats) throttled(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.total.Throttled += d
+	s.now().throttled[1] += d
+	s.mu.total.ThrottledTarget += d
 }
 
 func (s *stats) failed(class string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.total.Failures[class]++
+}
+
+// throttles returns what brokers of either side asked to wait within the last
+// seconds.
+func (s *stats) throttles() dr.Throttled {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var sum [2]time.Duration
+	now := time.Now().Unix()
+	for _, b := range s.mu.ring {
+		if age := now - b.at; age >= 0 && age <= statsWindow {
+			sum[0], sum[1] = sum[0]+b.throttled[0], sum[1]+b.throttled[1]
+		}
+	}
+	return dr.Throttled{Source: sum[0].Seconds(), Target: sum[1].Seconds()}
 }
 
 // rates returns the averages and the maximum latency of the last full seconds.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kclient"
 	"github.com/anabranch/anabranch/internal/seeded"
 )
 
@@ -28,7 +29,7 @@ func (e *Engine) reportWorker(ctx context.Context) error {
 	for {
 		if owned := e.acquiredSlots(); len(owned) > 0 || e.phaseIs(dr.ReplicatorCreating) {
 			rep, in, lat := e.stats.rates()
-			rec := workerRecord{V: stateVersion, Slots: owned, Version: e.o.Version, Latency: lat, Throughput: rep, BytesIn: in, AtMs: time.Now().UnixMilli()}
+			rec := workerRecord{V: stateVersion, Slots: owned, Version: e.o.Version, Latency: lat, Throughput: rep, BytesIn: in, Throttled: e.stats.throttles(), AtMs: time.Now().UnixMilli()}
 			if err := e.writeControl(ctx, keyWorker(e.o.Name, e.o.WorkerID), encode(rec)); err != nil && ctx.Err() == nil {
 				e.note("report to the other workers", err)
 			}
@@ -73,9 +74,9 @@ func (e *Engine) followEnds(ctx context.Context) error {
 	for sleep(ctx, endsInterval) == nil {
 		parts := map[string][]int32{}
 		ids := map[string][16]byte{}
-		m, paused := e.source.meta(), e.paused()
+		m, still := e.source.meta(), e.paused() || e.standsStill()
 		for id, v := range e.partitionViews() {
-			if v.status.State == dr.PartitionRunning && v.status.Worker == e.o.WorkerID && !paused {
+			if v.status.State == dr.PartitionRunning && v.status.Worker == e.o.WorkerID && !still {
 				continue
 			}
 			if t := m.byName[v.topic]; t != nil && t.id == id.topicID {
@@ -88,8 +89,8 @@ func (e *Engine) followEnds(ctx context.Context) error {
 		}
 		// What can't be asked now keeps its last value; the metadata shows
 		// that the cluster is out of reach.
-		starts, _ := listMany(ctx, e.sourceControl, parts, -2)
-		ends, _ := listMany(ctx, e.sourceControl, parts, -1)
+		starts, _ := kclient.ListOffsets(ctx, e.sourceControl, parts, -2)
+		ends, _ := kclient.ListOffsets(ctx, e.sourceControl, parts, -1)
 		out := map[tp][2]int64{}
 		for topic, list := range ends {
 			for p, end := range list {
@@ -200,6 +201,7 @@ func (e *Engine) Status() dr.ReplicatorStatus {
 		st.MessageLag += t.MessageLag
 	}
 	st.ThroughputBytesPerSecond, st.BytesInPerSecond, st.ReplicationLatencySeconds = e.stats.rates()
+	st.Throttled, st.RateLimit = e.stats.throttles(), e.limitNow()
 	e.addOthers(&st)
 	e.judgeState(&st)
 	return st
@@ -214,6 +216,7 @@ func (e *Engine) addOthers(st *dr.ReplicatorStatus) {
 		if r := controlRecord[workerRecord](e, keyWorker(e.o.Name, w.ID)); r != nil {
 			st.ThroughputBytesPerSecond += r.Throughput
 			st.BytesInPerSecond += r.BytesIn
+			st.Throttled.Source, st.Throttled.Target = st.Throttled.Source+r.Throttled.Source, st.Throttled.Target+r.Throttled.Target
 			st.ReplicationLatencySeconds = max(st.ReplicationLatencySeconds, r.Latency)
 		}
 	}
@@ -263,7 +266,16 @@ func (e *Engine) judgeState(st *dr.ReplicatorStatus) {
 		reasons = append(reasons, n.text)
 	}
 	e.mu.Unlock()
-	switch {
+	switch why, left := e.standstill(); {
+	case why != "" && (left == 0 || e.orderOf(controlPartition).sealing):
+		st.State = dr.ReplicatorStopped
+		reasons = append(reasons, why)
+		if left > 0 {
+			reasons = append(reasons, fmt.Sprintf("%d of %d slots are not sealed yet", left, e.slots))
+		}
+	case why != "":
+		st.State = dr.ReplicatorUpdating
+		reasons = append(reasons, fmt.Sprintf("%s: %d of %d slots still have something under way", why, left, e.slots))
 	case e.paused() && e.restless() == 0:
 		st.State = dr.ReplicatorPaused
 	case e.paused():
@@ -309,7 +321,7 @@ func (e *Engine) topicStatuses() []dr.TopicStatus {
 	e.mu.Lock()
 	ends := e.mu.ends
 	e.mu.Unlock()
-	paused := e.paused() && e.restless() == 0
+	rest := e.restState()
 	for _, t := range e.selected(m) {
 		st := get(t.name)
 		for p := range t.partitions {
@@ -319,7 +331,7 @@ func (e *Engine) topicStatuses() []dr.TopicStatus {
 				v.status = dr.PartitionStatus{Partition: int32(p), State: dr.PartitionStarting, SourceLogStartOffset: -1, SourceEndOffset: -1, ReplicatedOffset: -1, TargetEndOffset: -1}
 			}
 			delete(views, id)
-			st.Partitions = append(st.Partitions, finish(v.status, ends[id], paused))
+			st.Partitions = append(st.Partitions, finish(v.status, ends[id], rest))
 		}
 	}
 	for id, v := range views { // deleted or re-created at the source
@@ -333,7 +345,7 @@ func (e *Engine) topicStatuses() []dr.TopicStatus {
 			st.Partitions = slices.DeleteFunc(st.Partitions, func(p dr.PartitionStatus) bool { return p.Partition == id.partition })
 		}
 		st := get(v.topic)
-		st.Partitions = append(st.Partitions, finish(v.status, [2]int64{-1, -1}, paused))
+		st.Partitions = append(st.Partitions, finish(v.status, [2]int64{-1, -1}, rest))
 		if m.byName[v.topic] == nil {
 			switch e.sourceMissing.of(id.topicID) {
 			case presenceGone:
@@ -351,15 +363,29 @@ func (e *Engine) topicStatuses() []dr.TopicStatus {
 	}
 	out := make([]dr.TopicStatus, 0, len(topics))
 	for _, t := range topics {
-		sumUp(t, paused)
+		sumUp(t, rest)
 		out = append(out, *t)
 	}
 	slices.SortFunc(out, func(a, b dr.TopicStatus) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }
 
-// finish fills in what only this worker knows of a partition.
-func finish(st dr.PartitionStatus, ends [2]int64, paused bool) dr.PartitionStatus {
+// restState is the state of the partitions while all slots are at rest, empty while
+// they are not.
+func (e *Engine) restState() dr.PartitionState {
+	switch why, left := e.standstill(); {
+	case why != "" && (left == 0 || e.orderOf(controlPartition).sealing):
+		return dr.PartitionStopped
+	case e.paused() && e.restless() == 0:
+		return dr.PartitionPaused
+	default:
+		return ""
+	}
+}
+
+// finish fills in what only this worker knows of a partition. rest is its state
+// if it rests, see restState.
+func finish(st dr.PartitionStatus, ends [2]int64, rest dr.PartitionState) dr.PartitionStatus {
 	if ends[1] > st.SourceEndOffset {
 		st.SourceEndOffset = ends[1]
 	}
@@ -372,8 +398,8 @@ func finish(st dr.PartitionStatus, ends [2]int64, paused bool) dr.PartitionStatu
 			st.MessageLag = st.SourceEndOffset - max(st.SourceLogStartOffset, 0)
 		}
 	}
-	if paused && st.State == dr.PartitionRunning {
-		st.State = dr.PartitionPaused
+	if rest != "" && st.State == dr.PartitionRunning {
+		st.State = rest
 	}
 	return st
 }
@@ -391,7 +417,7 @@ func report(t *dr.TopicStatus, r TopicReport) {
 }
 
 // sumUp derives the topic's state and lag from its partitions.
-func sumUp(t *dr.TopicStatus, paused bool) {
+func sumUp(t *dr.TopicStatus, rest dr.PartitionState) {
 	slices.SortFunc(t.Partitions, func(a, b dr.PartitionStatus) int { return cmp.Compare(a.Partition, b.Partition) })
 	halted, starting := 0, 0
 	for _, p := range t.Partitions {
@@ -404,7 +430,7 @@ func sumUp(t *dr.TopicStatus, paused bool) {
 			}
 		case dr.PartitionStarting:
 			starting++
-		case dr.PartitionRunning, dr.PartitionPaused, dr.PartitionWaiting:
+		case dr.PartitionRunning, dr.PartitionPaused, dr.PartitionStopped, dr.PartitionWaiting:
 		}
 	}
 	switch {
@@ -413,7 +439,9 @@ func sumUp(t *dr.TopicStatus, paused bool) {
 		t.State = dr.TopicHalted
 	case halted > 0:
 		t.State = dr.TopicDegraded
-	case paused:
+	case rest == dr.PartitionStopped:
+		t.State = dr.TopicStopped
+	case rest == dr.PartitionPaused:
 		t.State = dr.TopicPaused
 	case starting > 0:
 		t.State = dr.TopicCreating

@@ -73,13 +73,20 @@ func (s *slot) acquire(ctx, io context.Context) error {
 	if err := s.overtaken(); err != nil {
 		return err
 	}
-	s.pipes = pipes
+	s.pipes, s.ends = pipes, s.e.readEnds(s.n)
+	s.owner = s.e.ownerOf(s.n)
+	wasStopped, o := s.owner != nil && s.owner.Stopped, s.ordered()
 	for id, p := range s.pipes {
-		if r := recs[id]; r != nil && r.fenced != nil {
+		// Who stopped the slot sent nothing behind its fence, and so did not wait
+		// for what a former owner had on the wire: this worker does, if it sends.
+		if r := recs[id]; !o.stopped && (wasStopped || r != nil && r.fenced != nil) {
 			p.oldFrom = s.acquired.Add(s.e.o.SessionTimeout)
 		}
+		if !o.stopped {
+			s.goBehind(p)
+		}
 	}
-	s.state.owner = &ownerRecord{V: stateVersion, Worker: s.e.o.WorkerID, Epoch: s.primary.epoch, Version: s.e.o.Version, Digest: s.e.o.Digest, AtMs: time.Now().UnixMilli()}
+	s.state.owner = s.ownerNow(o, false)
 	for _, p := range s.pipes {
 		p.wantQuiet, p.dirty = p.keep == nil, true
 		s.state.want(p)
@@ -241,6 +248,7 @@ func (s *slot) renew(old *pipeline) *pipeline {
 	}
 	p.targetEnd, p.rest, p.targetEpoch = old.targetEnd, old.rest, old.targetEpoch
 	p.highWater, p.logStart, p.started, p.checkBelow, p.resolved, p.lastAck = old.highWater, old.logStart, old.started, old.checkBelow, old.resolved, old.lastAck
+	p.sourceCuts, p.targetCuts = old.sourceCuts, old.targetCuts
 	p.oldFrom = old.oldFrom
 	p.beginEpoch(s.primary)
 	return p
@@ -271,10 +279,7 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 		return nil, fmt.Errorf("read state of %s: %w", ck.Topic, err)
 	}
 	p := s.build(id, ck.Topic, ck.Target, targetID, s.e.limits.maxBytes(ck.Target))
-	p.next, p.last, p.targetEnd, p.targetEpoch = ck.Position, ck.SourceEpoch, ck.TargetEnd, ck.TargetEpoch
-	p.known = max(ck.KnownEpoch, ck.SourceEpoch)
-	p.highWater, p.logStart, p.started, p.resolved, p.checkBelow = ck.HighWater, ck.LogStart, ck.Started, ck.Resolved, ck.CheckBelow
-	p.halt = ck.Halt
+	p.restore(ck)
 	if p.halt == nil {
 		if old := s.pipes[id]; old != nil && !old.forgotten {
 			p.halt = old.halt // not durable yet
@@ -298,19 +303,26 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 	case broken != nil:
 		p.stop(dr.HaltPosition, broken.Error())
 		p.keepRecord(ck)
-		err := s.resolveHalt(ctx, p)
+		var err error
+		if !s.e.seals() {
+			err = s.resolveHalt(ctx, p)
+		}
 		p.beginEpoch(s.primary)
 		return p, err
-	case p.halt != nil && p.halt.Code == dr.HaltUnauthorized:
+	case p.halt != nil && p.halt.Code == dr.HaltUnauthorized && !s.e.seals():
 		p.halt = nil
 	}
 	if r.fenced != nil && r.fenced.marker >= 0 {
 		if err := s.readTail(ctx, p, r); err != nil {
 			return nil, err
 		}
-		if p.last < 0 && p.halt == nil {
+		if p.last < 0 && p.halt == nil && !s.e.seals() {
 			s.checkOverlap(ctx, p)
 		}
+	}
+	if s.e.seals() { // what a decision needs is at the source, and nothing is read on
+		p.beginEpoch(s.primary)
+		return p, nil
 	}
 	if err := s.resolveHalt(ctx, p); err != nil {
 		return nil, err
@@ -320,6 +332,16 @@ func (s *slot) recover(ctx context.Context, id tp, r *slotRecord) (*pipeline, er
 	}
 	p.beginEpoch(s.primary)
 	return p, nil
+}
+
+// restore gives a pipeline what its checkpoint says, apart from the offset map and
+// the lanes.
+func (p *pipeline) restore(ck checkpoint) {
+	p.next, p.last, p.known = ck.Position, ck.SourceEpoch, max(ck.KnownEpoch, ck.SourceEpoch)
+	p.targetEnd, p.rest, p.targetEpoch = ck.TargetEnd, ck.Rest, ck.TargetEpoch
+	p.highWater, p.logStart, p.started, p.resolved, p.checkBelow = ck.HighWater, ck.LogStart, ck.Started, ck.Resolved, ck.CheckBelow
+	p.sourceCuts, p.targetCuts = ck.SourceCuts, ck.TargetCuts
+	p.halt = ck.Halt
 }
 
 // findsItself reports whether a halt is found again by reading on.

@@ -46,6 +46,7 @@ func (s *slot) onTick(io context.Context) {
 	}
 	s.startNew(io)
 	s.askRest(now)
+	s.noteEnds(now, src)
 	if now.Sub(s.published) >= publishEvery {
 		s.publish(true, "")
 	}

@@ -64,6 +64,7 @@ type topology struct {
 		sync.Mutex
 		err      error
 		errSince time.Time
+		answered time.Time
 		watchers []chan struct{}
 	}
 }
@@ -111,6 +112,13 @@ func (t *topology) trouble() (since time.Time, err error) {
 	return t.mu.errSince, t.mu.err
 }
 
+// answered returns when the cluster answered last.
+func (t *topology) answered() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.mu.answered
+}
+
 // run polls until ctx ends. A kick is served at most every 50 ms. Very large
 // clusters are polled less often, down to every 10 s: at most a twentieth of the
 // time goes into metadata.
@@ -152,6 +160,9 @@ func (t *topology) publish(m *clusterMeta, err error) {
 		t.mu.errSince = time.Now()
 	}
 	t.mu.err = err
+	if err == nil {
+		t.mu.answered = time.Now()
+	}
 	for _, w := range t.mu.watchers {
 		select {
 		case w <- struct{}{}:

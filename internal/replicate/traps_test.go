@@ -513,6 +513,11 @@ func TestReal_TrapsOfLogs(all *testing.T) { // workers outlive the subtests
 		w.decide(t, "refilled", dr.ResolveContinue, nil) // from where the log was cut
 		w.caughtUp(t, "refilled", time.Minute)
 		holds(t, p.tgt, "refilled", 0, 10, 100, 110)
+		for _, topic := range []string{"cut", "refilled"} {
+			if at, _ := w.cuts(t, p.tgt, topic); len(at) != 1 || at[0].At != 7 {
+				t.Errorf("%s: cuts of the source %+v, want one at 7", topic, at)
+			}
+		}
 		for _, topic := range []string{"flip-big", "flip-small"} {
 			w.decide(t, topic, dr.ResolveStartAt, map[int32]int64{0: 13})
 			w.caughtUp(t, topic, time.Minute)
@@ -552,6 +557,9 @@ func TestReal_TrapsOfLogs(all *testing.T) { // workers outlive the subtests
 			for _, topic := range []string{"tgt-cut", "tgt-refilled"} {
 				w.decide(t, topic, dr.ResolveStartAt, map[int32]int64{0: 7})
 				w.caughtUp(t, topic, time.Minute)
+				if _, at := w.cuts(t, p.tgt, topic); len(at) == 0 || at[len(at)-1].At != cutAt[topic] {
+					t.Errorf("%s: cuts of the target %+v, want the last at %d", topic, at, cutAt[topic])
+				}
 			}
 			holds(t, p.tgt, "tgt-cut", 0, 10)
 			var ours []string

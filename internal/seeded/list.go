@@ -9,9 +9,10 @@ type Mistake struct {
 	Stands string // the failure of real replicators that it stands for
 }
 
-// List returns all of them, in the order of a record's way.
+// List returns all of them: those of moves, and the others in the order of a
+// record's way.
 func List() []Mistake {
-	return []Mistake{
+	return append(moves(), []Mistake{
 		// Taking over.
 		{"fence-skipped", "no partition is fenced, checkpoints are believed", "restart from the last committed offset: what was sent behind it is sent again"},
 		{"fence-not-awaited", "the tail is read to where the log ends now, not to our own marker", "EndTxn is taken for the fence; a late request of the dead owner lands behind what was read"},
@@ -85,6 +86,21 @@ func List() []Mistake {
 
 		// What is said.
 		{"lag-from-log-start", "the lag counts from the start of the log", "a lag that never falls, or hides what is missing"},
+		{"stop-not-followed", "orders of a move to stop are not followed", "an old worker, or the old active that returns, goes on copying behind a failover"},
 		{"pause-not-followed", "a worker that copies goes on when it is paused", "a pause that is shown and not kept"},
+	}...)
+}
+
+// moves are the mistakes of runs and their journal.
+func moves() []Mistake {
+	return []Mistake{
+		{"expired-facts-kept", "a run that is resumed believes what it found before it died", "a switchover that goes on an hour later as if the fence had held"},
+		{"planned-anew", "a step that was half done is planned anew when it is resumed", "what the first attempt took away is no longer there to be noted, and undo gives nothing back"},
+		{"guards-not-asked", "nobody looks whether the fence holds after it was proven", "a writer that bypasses the fence, between its proof and the point of no return"},
+		{"groups-not-compared", "commits behind the final sync of groups are not looked for", "consumers that go on while the roles swap read again what they had read"},
+		{"home-not-asked", "a run is taken up although the copy of its journal that decides cannot be read", "the point of no return was passed on the side that is gone, and the other undoes it"},
+		{"older-roles-resumed", "a run of older roles is resumed", "the returning cluster's half of a move goes on beside a later failover"},
+		{"epoch-used-twice", "the undoing of a seal does not use its role epoch up", "the second failover is taken for the first, which was released"},
+		{"returned-lock-taken", "a holder that was silent takes a lock that nobody holds", "a process that was frozen wakes up behind another's work and goes on with its own"},
 	}
 }

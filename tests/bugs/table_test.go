@@ -139,7 +139,17 @@ func catches() []catch {
 		{"truncation-ignored", scenario("refilled-source"), violations + "|" + noHalt, "the halt that is expected"},
 		{"target-leader-trusted", scenario("refilled-target"), noHalt, "the halt that is expected"},
 
+		{"expired-facts-kept", unit("internal/runbook", "TestScripts"), "the trace differs", "trace of a script"},
+		{"planned-anew", unit("internal/move", "TestSwitchover_KilledTwice"), "rules of a after the abort|no cluster takes writes", "rules before and after"},
+		{"guards-not-asked", unit("internal/move", "TestSwitchover_ALeakRollsBack"), "behind the begin: FINISHED", "end of the run"},
+		{"groups-not-compared", unit("internal/move", "TestSwitchover_CommitsBehindTheFinalSync"), "the group stands at", "groups when roles swap"},
+		{"home-not-asked", unit("internal/move", "TestSwitchover_KilledThenASideIsLost"), "with the run's home away", "refusal that is expected"},
+		{"older-roles-resumed", unit("internal/move", "TestSwitchover_KilledThenASideIsLost"), "the old run is|is not over", "end of the older run"},
+		{"epoch-used-twice", unit("internal/move", "TestFailover_AbortedAndDoneAgain"), "the replicator is not sealed", "the world when roles swap"},
+		{"returned-lock-taken", unit("internal/runbook", "TestLease_AReturnedLockIsNotOurs"), "a lock that was given back", "refusal that is expected"},
+
 		{"lag-from-log-start", fake("TestFake_WhatAWorkerSaysIsTrue"), "a lag of [0-9]+: not within", "lag against what is missing"},
+		{"stop-not-followed", scenario("seal"), "records arrived behind the seal", "nothing arrives behind a seal"},
 		{"pause-not-followed", fake("TestFake_WhatAWorkerSaysIsTrue"), "records arrived at a paused replicator", "nothing arrives while paused"},
 	}
 }

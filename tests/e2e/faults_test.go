@@ -44,6 +44,7 @@ replicators:
 // TestServe_UnreachableClusterIsToldAndTriedAgain starts a worker before one of
 // its clusters.
 func TestServe_UnreachableClusterIsToldAndTriedAgain(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	bin := binary(t)
 	primary, secondary := newSide(t, ktest.Newest), newSide(t, ktest.Newest)
 	primary.create("orders", 2)
@@ -80,6 +81,7 @@ func TestServe_UnreachableClusterIsToldAndTriedAgain(t *testing.T) {
 
 // TestServe_OneClusterUnderTwoNames is found, and does not disturb the others.
 func TestServe_OneClusterUnderTwoNames(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	bin := binary(t)
 	primary, secondary := newSide(t, ktest.Newest), newSide(t, ktest.Newest)
 	primary.create("orders", 2)
@@ -99,6 +101,7 @@ func TestServe_OneClusterUnderTwoNames(t *testing.T) {
 // TestServe_TwoWorkers share the slots; one dies and the other goes on; a
 // higher version takes over and the same version with other content is refused.
 func TestServe_TwoWorkers(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	bin := binary(t)
 	primary, secondary := newSide(t, ktest.Newest), newSide(t, ktest.Newest)
 	primary.create("orders", 6)
@@ -151,6 +154,7 @@ func TestServe_TwoWorkers(t *testing.T) {
 
 // TestServe_SecondSignalEndsAtOnce stops the target so that draining can't end.
 func TestServe_SecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	bin := binary(t)
 	primary, secondary := newSide(t, ktest.Newest), newSide(t, ktest.Newest)
 	listen := ktest.FreeAddress(t)
@@ -184,6 +188,7 @@ func TestServe_SecondSignalEndsAtOnce(t *testing.T) {
 // under the same topic name. A group begins on the primary, moves to the secondary
 // in the middle, and back.
 func TestServe_BothWays(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	bin := binary(t)
 	primary, secondary := newSide(t, ktest.Newest), newSide(t, ktest.Oldest)
 	primary.create("orders", 2)

@@ -81,6 +81,7 @@ func (s *side) asClient(name string) string {
 // has the minimal sets of docs/permissions.md, and nothing else, through all
 // that a replicator does. The steps build on each other.
 func TestServe_WithTheDocumentedPermissionsOnly(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	bin := binary(t)
 	primary := newSideOf(t, ktest.Options{Version: ktest.Oldest, Security: ktest.SASLSSL})
 	secondary := newSideOf(t, ktest.Options{Version: ktest.Newest, Security: ktest.SASLSSL})

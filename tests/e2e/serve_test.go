@@ -28,6 +28,7 @@ const name = "primary-to-secondary"
 // TestServe_LifeOfAWorker goes through what an operator does with one worker.
 // The steps build on each other.
 func TestServe_LifeOfAWorker(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	bin := binary(t)
 	primary, secondary := newSide(t, ktest.Newest), newSide(t, ktest.Oldest)
 	listen := ktest.FreeAddress(t)

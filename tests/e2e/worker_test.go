@@ -22,15 +22,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// binary builds the product once for a test.
+// binary returns the path of the product.
 func binary(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "anabranch")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", path, "../../cmd/anabranch").CombinedOutput()
-	if err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return path
+	return os.Getenv(binEnv)
 }
 
 func writeFile(t *testing.T, dir, name, text string) string {

@@ -41,6 +41,8 @@ func (r *run) do(f Fault) {
 		r.order(f, "paused", (*worker).pause)
 		time.Sleep(f.For)
 		r.order(f, "resumed", (*worker).resume)
+	case Seal:
+		r.seal(f)
 	case Twin:
 		if w := r.another(f.Replicator, f.Worker); w != nil {
 			time.Sleep(f.For)

@@ -31,6 +31,10 @@ const (
 	Reset FaultKind = "reset"
 	// Pause pauses the replicator, and resumes it after For.
 	Pause FaultKind = "pause"
+	// Seal takes the replicator over as a failover does, from its target alone, and
+	// releases it after For. With Gap the run is killed some times before, each time
+	// within Gap.
+	Seal FaultKind = "seal"
 	// Twin starts another process under the worker's id, and stops it after For.
 	Twin FaultKind = "twin"
 	// Resolve decides about what is halted.
@@ -127,6 +131,7 @@ func kinds() map[FaultKind]spec {
 		Silence:    {args: "r", must: []string{"worker", "side", "for"}, where: everywhere()},
 		Reset:      {args: "r", must: []string{"worker", "side"}, where: everywhere()},
 		Pause:      {args: "r", must: []string{"for"}, where: everywhere()},
+		Seal:       {args: "r", must: []string{"for"}, may: []string{"gap"}, where: everywhere()},
 		Twin:       {args: "r", must: []string{"worker", "for"}, where: everywhere()},
 		Resolve:    {args: "rt", must: []string{"action"}, may: []string{"partition", "at-offset"}, where: everywhere()},
 		Impostor:   {args: "r", where: everywhere()},

@@ -77,6 +77,7 @@ type run struct {
 		refused map[int]bool        // replicators of which a worker ended with an error
 		failed  []string
 		loads   int
+		epoch   int64 // of the roles
 	}
 }
 

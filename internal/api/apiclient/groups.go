@@ -12,12 +12,15 @@ import (
 
 // Groups returns the consumer groups that a replicator carries, without their
 // partitions: those whose whole name matches one of the patterns, all where there
-// is none.
+// is none. A list that may lack groups comes with a *dr.IncompleteGroupsError.
 func (c *Client) Groups(ctx context.Context, replicator string, patterns ...string) ([]dr.GroupStatus, error) {
 	var list api.GroupList
 	u := c.url("replicators", replicator, "groups")
 	u.RawQuery = url.Values{"group": patterns}.Encode()
 	err := c.call(ctx, http.MethodGet, u, nil, &list)
+	if err == nil && len(list.Incomplete) > 0 {
+		err = &dr.IncompleteGroupsError{Reasons: list.Incomplete}
+	}
 	return list.Groups, err
 }
 

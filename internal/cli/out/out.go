@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 
@@ -52,7 +53,12 @@ func (f *Format) Type() string { return "format" }
 type Printer struct {
 	Stdout, Stderr io.Writer
 	Format         Format // empty means Text
+
+	said bool
 }
+
+// Said reports whether data was written.
+func (p *Printer) Said() bool { return p.said }
 
 // Data writes v: as JSON or YAML, or by text in the text format. It returns the
 // error of standard output, which may be a closed pipe.
@@ -88,6 +94,7 @@ func (p *Printer) Event(v any, wipe string, text func(*Page)) error {
 }
 
 func (p *Printer) write(body []byte) error {
+	p.said = true
 	if _, err := p.Stdout.Write(body); err != nil {
 		return fmt.Errorf("write the output: %w", err)
 	}
@@ -122,20 +129,28 @@ type Failure struct {
 	Error FailureDetail `json:"error"`
 }
 
-// FailureDetail says what went wrong.
+// FailureDetail says what went wrong, and of moves where.
 type FailureDetail struct {
 	Code    dr.Code `json:"code"`
 	Message string  `json:"message"`
 	Hint    string  `json:"hint,omitempty"`
+
+	Pair     string      `json:"pair,omitempty"`      // that was to be moved
+	Run      string      `json:"run,omitempty"`       // the run that it is about, or that stands in the way
+	RunState dr.RunState `json:"run_state,omitempty"` // of that run, where it is known
+	Holder   *dr.Holder  `json:"holder,omitempty"`    // the process that stands in the way
 }
 
-// Describe returns the parts of err. An error that wraps a dr.Error has the hint
-// at the end of its message too, so it is not repeated.
+// Describe returns the parts of err. The hint of a dr.Error that is wrapped ends
+// the message: it is taken from there, to be shown once.
 func Describe(err error) FailureDetail {
-	if e, ok := err.(*dr.Error); ok { //nolint:errorlint // Only an unwrapped error's text ends in its own hint.
-		return FailureDetail{Code: e.Code, Message: e.Err.Error(), Hint: e.Hint}
+	d := FailureDetail{Code: dr.CodeOf(err), Message: err.Error()}
+	if e, ok := errors.AsType[*dr.Error](err); ok && e.Hint != "" {
+		if rest, found := strings.CutSuffix(d.Message, " ("+e.Hint+")"); found {
+			d.Message, d.Hint = rest, e.Hint
+		}
 	}
-	return FailureDetail{Code: dr.CodeOf(err), Message: err.Error()}
+	return d
 }
 
 // Error writes an error to standard error, in the printer's format.

@@ -106,7 +106,7 @@ func TestErrorsShowTheHintOnce(t *testing.T) {
 		want   string
 	}{
 		{e, Text, "anabranch: not confirmed\nhint: add --yes\n"},
-		{fmt.Errorf("resolve: %w", e), Text, "anabranch: resolve: not confirmed (add --yes)\n"},
+		{fmt.Errorf("resolve: %w", e), Text, "anabranch: resolve: not confirmed\nhint: add --yes\n"},
 		{e, JSON, "{\n  \"error\": {\n    \"code\": \"refused\",\n    \"message\": \"not confirmed\",\n    \"hint\": \"add --yes\"\n  }\n}\n"},
 		{errors.New("x"), YAML, "error:\n  code: internal\n  message: x\n"},
 	} {

@@ -124,3 +124,11 @@ func Rate(perSecond float64) string {
 	}
 	return fmt.Sprintf("%.1f %s", perSecond, units[i])
 }
+
+// String returns the text.
+func (p *Page) String() string { return p.buf.String() }
+
+// Lines returns the text by lines.
+func (p *Page) Lines() []string {
+	return strings.Split(strings.TrimSuffix(p.buf.String(), "\n"), "\n")
+}
