@@ -114,18 +114,28 @@ func (b *bench) turn(ctx context.Context, p path) (percentiles, error) {
 
 // awaitTopic returns when the topic has all its partitions.
 func (s *side) awaitTopic(ctx context.Context, topic string) error {
+	return s.awaitWide(ctx, topic, partitions)
+}
+
+func (s *side) awaitWide(ctx context.Context, topic string, n int) error {
 	return s.await(ctx, func() (bool, error) {
 		found, err := s.admin.ListTopics(ctx, topic)
 		if err != nil {
 			return false, err
 		}
-		return len(found[topic].Partitions) == partitions, nil
+		return len(found[topic].Partitions) == n, nil
 	})
 }
 
 // phase produces records at a fixed rate, whatever becomes of the earlier ones,
 // and consumes them at the other end of the path.
 func (b *bench) phase(ctx context.Context, p path, length time.Duration) (percentiles, error) {
+	waits, err := b.waits(ctx, p, length)
+	return summary(waits), err
+}
+
+// waits does so and returns how long each record took.
+func (b *bench) waits(ctx context.Context, p path, length time.Duration) ([]time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, length+30*time.Second)
 	defer cancel()
 	ends, err := p.consume.admin.ListEndOffsets(ctx, p.topic)
@@ -133,18 +143,18 @@ func (b *bench) phase(ctx context.Context, p path, length time.Duration) (percen
 		err = ends.Error()
 	}
 	if err != nil {
-		return percentiles{}, fmt.Errorf("list end offsets of %s: %w", p.topic, err)
+		return nil, fmt.Errorf("list end offsets of %s: %w", p.topic, err)
 	}
 	consumer, err := kgo.NewClient(append(p.consume.cluster.ClientOptions(), kgo.ClientID(clientID),
 		kgo.ConsumePartitions(ends.KOffsets()), kgo.FetchMaxWait(500*time.Millisecond))...)
 	if err != nil {
-		return percentiles{}, fmt.Errorf("make consumer: %w", err)
+		return nil, fmt.Errorf("make consumer: %w", err)
 	}
 	defer consumer.Close()
 	producer, err := kgo.NewClient(append(b.source.cluster.ClientOptions(), kgo.ClientID(clientID),
 		kgo.DefaultProduceTopic(p.topic), kgo.ProducerLinger(latencyLinger), kgo.ProducerBatchCompression(kgo.NoCompression()))...)
 	if err != nil {
-		return percentiles{}, fmt.Errorf("make producer: %w", err)
+		return nil, fmt.Errorf("make producer: %w", err)
 	}
 	defer producer.Close()
 	total := int(latencyRate * length.Seconds())
@@ -159,19 +169,43 @@ func (b *bench) phase(ctx context.Context, p path, length time.Duration) (percen
 		return err
 	})
 	if err := g.Wait(); err != nil {
-		return percentiles{}, fmt.Errorf("load %s: %w", p.topic, err)
+		return nil, fmt.Errorf("load %s: %w", p.topic, err)
 	}
-	return summary(waits), nil
+	return waits, nil
 }
 
-// Each value begins with the number of its phase, the time when it was due
-// (nanoseconds) and how long after the start of the phase that is.
+// stampBytes is the size of a stamp in a value.
 const stampBytes = 24
 
 // openLoop produces total records, each when it is due, and returns when all
 // are acknowledged.
 func openLoop(ctx context.Context, cl *kgo.Client, number uint64, total int) error {
 	random := rand.NewChaCha8([32]byte{2})
+	return paced(ctx, cl, latencyRate, total, func(_ int, s stamp) *kgo.Record {
+		value := newValue(random)
+		s.number = number
+		s.put(value)
+		return &kgo.Record{Value: value}
+	})
+}
+
+// stamp is what a value begins with: the number of its phase, the time when it was
+// due and how long after the start of the phase that is.
+type stamp struct {
+	number uint64
+	due    time.Time
+	after  time.Duration
+}
+
+func (s stamp) put(value []byte) {
+	binary.BigEndian.PutUint64(value, s.number)
+	binary.BigEndian.PutUint64(value[8:], uint64(s.due.UnixNano()))
+	binary.BigEndian.PutUint64(value[16:], uint64(s.after))
+}
+
+// paced produces total records, so many a second, whatever becomes of the earlier
+// ones, and returns when all are acknowledged.
+func paced(ctx context.Context, cl *kgo.Client, perSecond, total int, record func(i int, s stamp) *kgo.Record) error {
 	start := time.Now()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -182,13 +216,9 @@ func openLoop(ctx context.Context, cl *kgo.Client, number uint64, total int) err
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		for due := min(total, int(time.Since(start).Seconds()*latencyRate)); sent < due; sent++ {
-			after := time.Duration(sent) * time.Second / latencyRate
-			value := newValue(random)
-			binary.BigEndian.PutUint64(value, number)
-			binary.BigEndian.PutUint64(value[8:], uint64(start.Add(after).UnixNano()))
-			binary.BigEndian.PutUint64(value[16:], uint64(after))
-			cl.Produce(ctx, &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
+		for due := min(total, int(time.Since(start).Seconds()*float64(perSecond))); sent < due; sent++ {
+			after := time.Duration(sent) * time.Second / time.Duration(perSecond)
+			cl.Produce(ctx, record(sent, stamp{due: start.Add(after), after: after}), func(_ *kgo.Record, err error) {
 				if err != nil {
 					failed.CompareAndSwap(nil, &err)
 				}

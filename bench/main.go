@@ -42,6 +42,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && args[0] == groupsMode {
 		return groupsMain(ctx, stdout, stderr, args[1:])
 	}
+	if len(args) > 0 && args[0] == scaleMode {
+		return scaleMain(ctx, stdout, stderr, args[1:])
+	}
 	o, err := parseFlags(args, stderr)
 	if err != nil {
 		return err

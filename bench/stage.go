@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,6 +33,19 @@ type stage struct {
 	started        int     // replicators of anabranch so far, to name them
 }
 
+// setup is what differs between stages. The zero value is that of the comparison.
+type setup struct {
+	properties map[string]string // of brokers, besides brokerProperties
+	heapMB     int               // of a broker, 0 for brokerHeapMB
+	far        *wan              // what lies between anabranch and a cluster, nil for nothing
+}
+
+// Names of the clusters.
+const (
+	sourceName = "primary"
+	targetName = "secondary"
+)
+
 // side is one cluster.
 type side struct {
 	cluster *ktest.Cluster
@@ -55,7 +70,9 @@ const brokerHeapMB = 768
 
 // newStage starts the clusters and builds the binary. The caller closes it,
 // also after an error.
-func newStage(ctx context.Context, o options) (*stage, error) {
+func newStage(ctx context.Context, o options) (*stage, error) { return newStageOf(ctx, o, setup{}) }
+
+func newStageOf(ctx context.Context, o options, with setup) (*stage, error) {
 	s := &stage{profiles: o.profiles, load: loadAverage()}
 	var err error
 	if s.self, err = os.Executable(); err != nil {
@@ -75,7 +92,7 @@ func newStage(ctx context.Context, o options) (*stage, error) {
 			return s, fmt.Errorf("build anabranch: %w: %s", err, out)
 		}
 	}
-	return s, s.startClusters(ctx)
+	return s, s.startClusters(ctx, with)
 }
 
 // memoryDir is the file system in memory that Linux machines have.
@@ -101,16 +118,18 @@ func scratch(dir string) string {
 // variable after its command line.
 const brokersCompile = "-XX:TieredStopAtLevel=4"
 
-func (s *stage) startClusters(ctx context.Context) error {
+func (s *stage) startClusters(ctx context.Context, with setup) error {
 	if err := os.Setenv("_JAVA_OPTIONS", brokersCompile); err != nil {
 		return fmt.Errorf("set options of brokers: %w", err)
 	}
 	defer os.Unsetenv("_JAVA_OPTIONS")
+	properties := brokerProperties()
+	maps.Copy(properties, with.properties)
 	var g errgroup.Group
 	start := func(name string, to **side) {
 		g.Go(func() error {
 			c, err := ktest.Start(ctx, ktest.Options{
-				HeapMB: brokerHeapMB, Properties: brokerProperties(), Dir: filepath.Join(s.dir, name),
+				HeapMB: cmp.Or(with.heapMB, brokerHeapMB), Properties: properties, Dir: filepath.Join(s.dir, name), Doors: with.far.doors(name),
 			})
 			if err != nil {
 				return fmt.Errorf("start cluster %s: %w", name, err)
@@ -124,8 +143,8 @@ func (s *stage) startClusters(ctx context.Context) error {
 			return nil
 		})
 	}
-	start("primary", &s.source)
-	start("secondary", &s.target)
+	start(sourceName, &s.source)
+	start(targetName, &s.target)
 	return g.Wait()
 }
 
@@ -156,7 +175,11 @@ func moduleRoot(ctx context.Context) (string, error) {
 
 // create makes an empty topic and returns when its partitions take requests.
 func (s *side) create(ctx context.Context, topic string) error {
-	resp, err := s.admin.CreateTopic(ctx, partitions, 1, nil, topic)
+	return s.createWide(ctx, topic, partitions)
+}
+
+func (s *side) createWide(ctx context.Context, topic string, n int) error {
+	resp, err := s.admin.CreateTopic(ctx, int32(n), 1, nil, topic)
 	if err != nil {
 		return fmt.Errorf("create topic: %w", err)
 	}
@@ -165,7 +188,7 @@ func (s *side) create(ctx context.Context, topic string) error {
 	}
 	return s.await(ctx, func() (bool, error) {
 		ends, err := s.admin.ListEndOffsets(ctx, topic)
-		return err == nil && ends.Error() == nil && len(ends[topic]) == partitions, nil
+		return err == nil && ends.Error() == nil && len(ends[topic]) == n, nil
 	})
 }
 

@@ -33,7 +33,11 @@ const (
 
 // watch samples a run until the target's end offsets reach the wanted ones.
 func watch(ctx context.Context, target *side, topic string, want []int64, p *ktest.Process) ([]sample, error) {
-	ctx, cancel := context.WithTimeout(ctx, runTimeout)
+	return watchFor(ctx, runTimeout, target, topic, want, p)
+}
+
+func watchFor(ctx context.Context, patience time.Duration, target *side, topic string, want []int64, p *ktest.Process) ([]sample, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	c, err := dial(ctx, target.addr())
 	if err != nil {
@@ -45,7 +49,7 @@ func watch(ctx context.Context, target *side, topic string, want []int64, p *kte
 	start := time.Now()
 	var samples []sample
 	for {
-		ends, err := c.endOffsets(topic)
+		ends, err := c.endsOf(topic, int32(len(want)))
 		if err != nil {
 			return nil, err
 		}

@@ -167,8 +167,14 @@ func checkProduced(body []byte) error {
 
 // preload puts n batches of the pool into every partition of a topic.
 func preload(ctx context.Context, addr, topic string, p pool, n int64) error {
+	return preloadParts(ctx, addr, topic, p, split(2), n)
+}
+
+// preloadParts does so for some partitions, over a connection for each part of
+// them.
+func preloadParts(ctx context.Context, addr, topic string, p pool, over [][]int32, n int64) error {
 	g, gctx := errgroup.WithContext(ctx)
-	for _, parts := range split(2) {
+	for _, parts := range over {
 		g.Go(func() error {
 			c, err := dial(gctx, addr)
 			if err != nil {
@@ -194,13 +200,15 @@ func preload(ctx context.Context, addr, topic string, p pool, n int64) error {
 
 // endOffsets returns the high watermarks of the topic's partitions, zeros if
 // the topic does not exist yet.
-func (c *conn) endOffsets(topic string) ([]int64, error) {
+func (c *conn) endOffsets(topic string) ([]int64, error) { return c.endsOf(topic, partitions) }
+
+func (c *conn) endsOf(topic string, parts int32) ([]int64, error) {
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.SetVersion(listOffsetsVersion)
 	req.ReplicaID = -1
 	t := kmsg.NewListOffsetsRequestTopic()
 	t.Topic = topic
-	for p := range int32(partitions) {
+	for p := range parts {
 		rp := kmsg.NewListOffsetsRequestTopicPartition()
 		rp.Partition, rp.CurrentLeaderEpoch, rp.Timestamp = p, -1, -1
 		t.Partitions = append(t.Partitions, rp)
@@ -210,10 +218,10 @@ func (c *conn) endOffsets(topic string) ([]int64, error) {
 	if err := c.roundTrip(req, resp); err != nil {
 		return nil, fmt.Errorf("list end offsets: %w", err)
 	}
-	ends := make([]int64, partitions)
+	ends := make([]int64, parts)
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
-			if p.ErrorCode == 0 && p.Partition >= 0 && p.Partition < partitions {
+			if p.ErrorCode == 0 && p.Partition >= 0 && p.Partition < parts {
 				ends[p.Partition] = max(0, p.Offset)
 			}
 		}
