@@ -10,8 +10,12 @@ DURATION ?= 10m
 ROUNDS  ?= 0
 PARTITIONS ?= 10000
 SAMPLES ?= 1000
+SWITCHOVERS ?= 20
+FAILOVERS ?= 50
+MOVEKILLS ?= 20
+FAILKILLS ?= 10
 
-.PHONY: bench bench-groups bench-quick groups help build test sim wide wide-real kills campaign bugs race lint fuzz ci quickstart clean
+.PHONY: bench bench-groups bench-quick bench-scale groups help build test sim wide wide-real kills campaign moves bugs race lint fuzz ci quickstart clean
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -41,6 +45,10 @@ campaign: ## random clusters, loads and faults on real Kafka, all compared, for 
 	$(GO) build -o $(BIN)/anabranch-campaign ./tests/campaign
 	$(BIN)/anabranch-campaign -duration $(DURATION) -seed $(or $(SEED),0) -rounds $(ROUNDS)
 
+moves: ## SWITCHOVERS=20 forth and back under load, MOVEKILLS=20 commands killed, FAILOVERS=50 with a failback behind each, FAILKILLS=10 of either killed, on real Kafka with users; report in bin/moves (ARGS=-help)
+	$(GO) build -o $(BIN)/anabranch-moves ./tests/moves
+	$(BIN)/anabranch-moves -switchovers $(SWITCHOVERS) -kills $(MOVEKILLS) -bypass 3 -rivals 2 -failovers $(FAILOVERS) -failoverkills $(FAILKILLS) -failbackkills $(FAILKILLS) -seed $(or $(SEED),0) $(ARGS)
+
 bugs: ## every seeded bug is built in, and a test must find it; WRITE=1 writes docs/seeded-bugs.md
 	ANABRANCH_BUGS_WRITE=$(WRITE) $(GO) test -tags seededbugs -count=1 -timeout 0 -parallel 2 -v -run 'TestEveryMistake' ./tests/bugs
 
@@ -68,6 +76,9 @@ bench-quick: ## a part of it, compared with the ratios of the last full run
 
 bench-groups: ## what consumer groups read again after a move, with Anabranch and with MirrorMaker 2: 6 minutes, writes its table of bench/README.md
 	$(GO) run ./bench groups
+
+bench-scale: ## a long link, 10,000 partitions, 1,000 topics at once, 1 to 4 workers, a backlog of 10 GB: writes its table of bench/README.md (ARGS='-small', ARGS='-rows link')
+	$(GO) run ./bench scale $(ARGS)
 
 ci: ## what a change has to pass
 	.ci/run
