@@ -141,6 +141,19 @@ func createTopic(tb testing.TB, b ktest.Broker, topic string, parts int32, confi
 	}
 }
 
+// topicID is the id of a topic that the cluster has.
+func topicID(tb testing.TB, b ktest.Broker, topic string) [16]byte {
+	tb.Helper()
+	list, err := kadm.NewClient(client(tb, b)).ListTopics(tb.Context(), topic)
+	if err == nil {
+		err = list[topic].Err
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return list[topic].ID
+}
+
 // read returns all records of a topic by partition, up to the ends at the call.
 func read(tb testing.TB, b ktest.Broker, topic string, iso kgo.IsolationLevel) map[int32][]*kgo.Record {
 	tb.Helper()
