@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/anabranch/anabranch/internal/dr"
@@ -78,14 +77,11 @@ func Retire(ctx context.Context, o SealOptions, rebuilt string) error {
 	if created == nil || created.Source == rebuilt {
 		return nil
 	}
-	for n := range s.slots {
-		is := s.orderOf(n)
-		if !is.stopped || is.epoch > o.RoleEpoch {
-			return &dr.Error{Code: dr.CodeConflict, Hint: "a failover seals it", Err: fmt.Errorf("replicator %s is not stopped at role epoch %d or below: slot %d", o.Name, o.RoleEpoch, n)}
-		}
+	if err := s.mustBeStopped(); err != nil {
+		return err
 	}
 	err = parallel(ctx, int(s.slots), sealSlots, func(ctx context.Context, n int) error {
-		return newSlot(s.Engine, int32(n)).retire(ctx)
+		return newSlot(s.Engine, int32(n)).retire(ctx, func(tp) bool { return true })
 	})
 	if err != nil {
 		return fmt.Errorf("retire the source of replicator %s: %w", o.Name, err)
@@ -101,37 +97,6 @@ func Retire(ctx context.Context, o SealOptions, rebuilt string) error {
 	}
 	// Last: whoever finds it finds all of it done.
 	return s.writeControl(ctx, keyCreated(o.Name), encode(createdRecord{V: stateVersion, Source: rebuilt, Slots: created.Slots, AtMs: time.Now().UnixMilli(), Rebuilt: "r" + pathKey([]string{rebuilt})}))
-}
-
-// retire takes a stopped slot over and ends all its pipelines.
-func (s *slot) retire(ctx context.Context) error {
-	s.stop = &atomic.Bool{}
-	s.touched, s.state = map[*pipeline]struct{}{}, stateWriter{due: map[*pipeline]struct{}{}}
-	if err := s.initProducers(ctx); err != nil {
-		return err
-	}
-	s.acquired = time.Now()
-	recs, err := s.fenceAll(ctx, nil)
-	if err != nil {
-		return err
-	}
-	s.owner = s.e.ownerOf(s.n)
-	o := s.ordered()
-	if !o.stopped {
-		return fmt.Errorf("slot %d: %w", s.n, ErrStale)
-	}
-	if err := s.overtaken(); err != nil {
-		return err
-	}
-	out := []stateRecord{{keyOwner(s.e.o.Name), encode(s.ownerNow(o, false))}}
-	for id, r := range recs {
-		if r.missing != nil {
-			return fmt.Errorf("topic %s partition %d: %s", r.ck.Target, id.partition, r.missing.reason)
-		}
-		r.ck.Retired, r.ck.Quiescent, r.ck.Halt = true, true, nil
-		out = append(out, stateRecord{keyCheckpoint(s.e.o.Name, id), encode(r.ck)})
-	}
-	return s.writeRecords(ctx, append(out, stateRecord{keyOwner(s.e.o.Name), encode(s.ownerNow(o, true))}))
 }
 
 // writeRecords writes records of the slot, in order, and waits for them.

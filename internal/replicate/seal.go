@@ -67,7 +67,8 @@ func (e *Engine) seals() bool { return e.source == nil && e.o.SourceState == nil
 // sealer is an engine without a source.
 type sealer struct {
 	*Engine
-	close func()
+	roleEpoch int64 // of the run
+	close     func()
 }
 
 // newSealer makes the clients, reads the control records of the target and starts
@@ -87,7 +88,7 @@ func newSealer(ctx context.Context, o SealOptions) (*sealer, error) {
 	// It is no member of the group: what it writes is state, under the slots'
 	// producers, and whoever takes a slot over from it fences them.
 	e.lease.start(1000 * time.Hour)
-	s := &sealer{Engine: e}
+	s := &sealer{Engine: e, roleEpoch: o.RoleEpoch}
 	closeAll, err := e.dialTarget()
 	if err != nil {
 		return nil, err

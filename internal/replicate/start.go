@@ -181,8 +181,8 @@ func (e *Engine) holdsForeign(ctx context.Context, t fenceTarget, end int64, sto
 }
 
 // provenance decides what happens to a batch of the source by the producer id
-// in its header.
-func (s *slot) provenance(id tp, h kbatch.Header, have evidence) (verdict, *producer, error) {
+// in its header. target is the id of the topic that it would be copied to.
+func (s *slot) provenance(id tp, target [16]byte, h kbatch.Header, have evidence) (verdict, *producer, error) {
 	reg, known := s.e.sourceIDs.lookup(h.ProducerID)
 	switch {
 	case !known:
@@ -196,11 +196,12 @@ func (s *slot) provenance(id tp, h kbatch.Header, have evidence) (verdict, *prod
 		}
 		return verdictUnknown, nil, nil
 	}
-	if !s.e.o.ForwardAll && !s.e.orphaned(reg.Path) {
+	wholly := s.e.wholly(id, target, h)
+	if !wholly && !s.e.o.ForwardAll && !s.e.orphaned(reg.Path) {
 		return verdictSkip, nil, nil
 	}
 	path := append(slices.Clone(reg.Path), s.e.sourceID)
-	if slices.Contains(path, s.e.targetID) {
+	if !wholly && slices.Contains(path, s.e.targetID) {
 		return verdictSkip, nil, nil
 	}
 	txn := s.txnID(pathKey(path))

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/anabranch/anabranch/internal/dr"
+	"github.com/anabranch/anabranch/internal/kbatch"
 	"github.com/anabranch/anabranch/internal/offsets"
 	"github.com/anabranch/anabranch/internal/seeded"
 )
@@ -427,7 +428,10 @@ func (s *slot) build(id tp, topic, target string, targetID [16]byte, maxBytes in
 	s.e.nextGen.Add(1)
 	p := newPipeline(pipelineOptions{
 		id: id, topic: topic, target: target, targetID: targetID, maxBytes: maxBytes, codec: s.e.o.Compression,
-		expiry: s.e.limits.producerExpiry(), provenance: s.provenance, bench: &s.bench, now: time.Now,
+		expiry: s.e.limits.producerExpiry(), bench: &s.bench, now: time.Now,
+		provenance: func(id tp, h kbatch.Header, have evidence) (verdict, *producer, error) {
+			return s.provenance(id, targetID, h, have)
+		},
 	})
 	p.gen = s.e.nextGen.Load()
 	return p
