@@ -32,6 +32,29 @@ type TailReport struct {
 	Undecided  bool            `json:"undecided,omitempty"` // a transaction is open somewhere: its records are not counted
 	List       []TailPartition `json:"list,omitempty"`      // by topic and partition
 	Unlisted   int             `json:"unlisted,omitempty"`  // partitions that the list leaves out, those with the fewest records
+	Rebuild    []RebuildTopic  `json:"rebuild,omitempty"`   // topics that are to be deleted on the returned cluster and made anew, by name
+}
+
+// RebuildTopic is a topic of the returned cluster that has what the active one has
+// not, and is to be deleted and made anew.
+type RebuildTopic struct {
+	Topic      string `json:"topic"`
+	TopicID    string `json:"topic_id"` // of the one that is deleted, hexadecimal: no other is
+	Partitions int    `json:"partitions"`
+	Tail       int64  `json:"tail"`             // records that only it has, behind the copy
+	Known      int64  `json:"known"`            // records that earlier failbacks left only there
+	Gone       int64  `json:"gone"`             // older offsets at most, whose records the active does not have any more
+	Kept       string `json:"kept,omitempty"`   // why it can't be made anew
+	NewID      string `json:"new_id,omitempty"` // of the one that was made
+}
+
+// RebuildGone returns how many older offsets would be gone with the topics.
+func (t TailReport) RebuildGone() int64 {
+	var n int64
+	for _, r := range t.Rebuild {
+		n += r.Gone
+	}
+	return n
 }
 
 // TailPartition is what of one partition only the returned cluster has.

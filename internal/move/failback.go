@@ -25,6 +25,9 @@ func (r recipe) failback() runbook.Recipe {
 	if !r.Rebuilt {
 		steps = append(steps, r.groupsBehindStep())
 	}
+	if r.RebuildTopics {
+		steps = append(steps, r.rebuildGroupsStep(), r.rebuildStopStep(), r.rebuildStep())
+	}
 	steps = append(steps, r.releaseStep(), r.catchUpStep(), r.protectedStep())
 	return runbook.Recipe{Report: r.report, Steps: steps}
 }
@@ -42,10 +45,9 @@ func (r recipe) reconnectStep() runbook.Step {
 func (r recipe) ledgerStep() runbook.Step {
 	return runbook.Step{
 		ID: stepLedger, Title: "what only " + r.to.Name + " has", Expires: true, Timeout: time.Hour,
-		Show: func(ctx context.Context, _ *runbook.Run) (any, error) { return r.Ledger.Make(ctx, r.to, r.from, "") },
+		Show: func(ctx context.Context, _ *runbook.Run) (any, error) { return r.tail(ctx, "") },
 		Do: func(ctx context.Context, run *runbook.Run) error {
-			rep, err := r.Ledger.Make(ctx, r.to, r.from, run.ID())
-			rep.Policy = r.Tail
+			rep, err := r.tail(ctx, run.ID())
 			run.Note(rep.Shortened(listedPartitions))
 			return err
 		},
@@ -57,6 +59,17 @@ func (r recipe) ledgerStep() runbook.Step {
 			return dr.Gate{Passed: true, Value: records(rep.Records)}, decided(r.Parameters, rep, r.to.Name)
 		},
 	}
+}
+
+// tail reads what only the returned cluster has, and which of its topics are to be
+// made anew for that.
+func (r recipe) tail(ctx context.Context, run string) (dr.TailReport, error) {
+	rep, err := r.Ledger.Make(ctx, r.to, r.from, run)
+	if err == nil && r.RebuildTopics {
+		rep.Rebuild, err = r.Rebuild.Look(ctx, r.to, r.from, rep)
+	}
+	rep.Policy = r.Tail
+	return rep, err
 }
 
 // listedPartitions is how many partitions of a ledger the journal has room for.
@@ -75,7 +88,7 @@ func decided(p Parameters, found dr.TailReport, returned string) error {
 	case p.TailSeen != nil && found.Records > *p.TailSeen:
 		return refuse("look at them, and decide again", "it was decided about %s, and meanwhile there are %s", records(*p.TailSeen), what)
 	}
-	return nil
+	return agreed(p, found, returned)
 }
 
 // policyStep records the decision. From here on it is carried out.
@@ -133,13 +146,14 @@ func (r recipe) releaseStep() runbook.Step {
 	return runbook.Step{
 		ID: stepRelease, Title: r.to.Name + " is the standby again", Timeout: 2 * time.Minute,
 		Do: func(ctx context.Context, run *runbook.Run) error {
-			if err := r.Replication.Release(ctx, r.to, r.from, run.ID(), r.epoch()); err != nil {
+			if err := r.Replication.Release(ctx, r.to, r.from, run.ID(), r.lastEpoch()); err != nil {
 				return err
 			}
-			return r.Replication.Release(ctx, r.from, r.to, run.ID(), r.epoch())
+			return r.Replication.Release(ctx, r.from, r.to, run.ID(), r.lastEpoch())
 		},
 		Records: func(_ context.Context, run *runbook.Run) ([]runbook.Record, error) {
 			role := r.stored.Role.Next(dr.RoleSteady, r.from.ID, r.to.ID, run.ID(), r.who, dr.RoleKnownFromBoth, time.Now())
+			role.Epoch = r.lastEpoch()
 			if old := r.stored.Role.Standby; old != r.to.ID {
 				role.Retired = append(slices.Clone(role.Retired), old)
 			}

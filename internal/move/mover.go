@@ -53,6 +53,9 @@ type Parameters struct {
 	TailSeen           *int64        `json:"tail_seen,omitempty"`           // failback: records that were shown to whoever decided; more are refused. nil: decided whatever there is
 	Rebuilt            bool          `json:"rebuilt,omitempty"`             // failback: the other cluster is a new, empty one
 	Stay               bool          `json:"stay,omitempty"`                // failback: no switchover afterwards
+	RebuildTopics      bool          `json:"rebuild_topics,omitempty"`      // failback: topics of the returned cluster that have what the active has not are made anew
+	DeleteTopics       bool          `json:"delete_topics,omitempty"`       // consent: to the deletion that takes
+	LoseHistory        bool          `json:"lose_history,omitempty"`        // consent: also with older records that the active does not have any more
 }
 
 func (p Parameters) withDefaults() Parameters {
@@ -325,6 +328,8 @@ func beginFailback(p Parameters, l runbook.Listing, active, standby dr.ClusterRe
 	switch {
 	case l.Role.State != dr.RoleFailedOver:
 		return runbook.Header{}, nil, refuse("anabranch switchover "+l.Role.Pair, "the pair has not failed over: %s is active, %s its standby", active.Name, standby.Name)
+	case p.RebuildTopics && p.Rebuilt:
+		return runbook.Header{}, nil, refuse("without --rebuild-topics", "a new, empty cluster has no topics to make anew")
 	case len(l.Unread) > 0:
 		return runbook.Header{}, nil, &dr.Error{Code: dr.CodeUnreachable, Err: fmt.Errorf("a failback needs both clusters: %w", joined(l.Unread)), Hint: "wait until they answer; the pair works without the lost one"}
 	case p.Tail != dr.TailUndecided && !slices.Contains(dr.TailPolicies(), p.Tail):

@@ -23,9 +23,10 @@ type Ports struct {
 	Replication  Replication
 	Groups       Groups
 	Verify       Verify
-	Ledger       Ledger // failback
-	Hooks        Hooks  // nil: there are none
-	Drill        Drill  // drill
+	Ledger       Ledger  // failback
+	Rebuild      Rebuild // failback with RebuildTopics
+	Hooks        Hooks   // nil: there are none
+	Drill        Drill   // drill
 }
 
 // Sides looks at the clusters.
@@ -199,6 +200,21 @@ type Ledger interface {
 	// Seed prepares a rebuilt cluster: everything of the active is copied to it,
 	// whatever it was native to.
 	Seed(ctx context.Context, rebuilt, active dr.ClusterRef, retired string, run string, epoch int64) error
+}
+
+// Rebuild makes topics of the returned cluster anew, where it has what the active
+// has not.
+type Rebuild interface {
+	// Look lists the topics: those of the ledger, and those of which earlier
+	// failbacks left something. It changes nothing.
+	Look(ctx context.Context, returned, active dr.ClusterRef, tail dr.TailReport) ([]dr.RebuildTopic, error)
+	// Plan reads what is needed to make the topics as they are. It changes nothing.
+	Plan(ctx context.Context, returned, active dr.ClusterRef, topics []dr.RebuildTopic) (json.RawMessage, error)
+	// Make deletes the topics by their ids, and makes others in their places, which
+	// get everything from the active when the replicators are released. Both are
+	// stopped at the role epoch. A topic to which something was written that is not
+	// on the active stays as it is; a topic of another id is never deleted.
+	Make(ctx context.Context, returned, active dr.ClusterRef, plan json.RawMessage, run string, epoch int64) ([]dr.RebuildTopic, error)
 }
 
 // HookName names a hook of the configuration.

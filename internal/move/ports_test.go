@@ -236,7 +236,7 @@ func (r replOf) Seal(ctx context.Context, from, to dr.ClusterRef, _ string, epoc
 		return move.Sealed{}, err
 	}
 	defer leave()
-	if d := r.p.w.dir(from, to); epoch > d.epoch {
+	if d := r.p.w.dir(from, to); epoch >= d.epoch { // at one epoch the stop counts
 		d.epoch, d.stopped = epoch, true
 	}
 	return move.Sealed{Whole: true, Risk: dr.RiskReport{Records: r.p.w.lag(r.p.w.dir(from, to))}}, nil
@@ -331,13 +331,14 @@ func (v verifyOf) Tail(ctx context.Context, from, to dr.ClusterRef, _ int) ([]dr
 	}
 	defer leave()
 	var copied, wanted []int
+	there, back := v.p.w.dir(from, to), v.p.w.dir(to, from)
 	for i, id := range src.log {
-		if src.native[i] && !v.p.w.tail[id] {
+		if there.copies(i) && !v.p.w.tail[id] {
 			wanted = append(wanted, id)
 		}
 	}
 	for i, id := range tgt.log {
-		if !tgt.native[i] {
+		if !tgt.native[i] && i >= back.below {
 			copied = append(copied, id)
 		}
 	}

@@ -47,6 +47,10 @@ const (
 	stepRelease      = "release"
 	stepCatchUp      = "catch-up"
 
+	stepRebuildGroups = "rebuild-groups"
+	stepRebuildStop   = "rebuild-stop"
+	stepRebuild       = "rebuild"
+
 	stepPlanFence = "plan-fence"
 	stepCanary    = "canary"
 )

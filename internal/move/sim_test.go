@@ -96,7 +96,7 @@ func (w *world) drained() {
 	defer w.mu.Unlock()
 	for _, d := range w.dirs {
 		for ; d.position < len(d.from.log); d.position++ {
-			if d.from.native[d.position] {
+			if d.copies(d.position) {
 				d.to.append(d.from.log[d.position], false)
 			}
 		}

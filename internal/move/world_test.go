@@ -41,6 +41,7 @@ type cluster struct {
 	open   int             // transactions
 	began  time.Time       // when the last one did
 	store  *runbook.MemoryStore
+	made   int // how often its topic was made anew
 
 	roleText string // as it was decoded last
 	role     dr.Role
@@ -62,7 +63,11 @@ type direction struct {
 	position int
 	epoch    int64
 	stopped  bool
+	below    int // records of from before that are copied whoever wrote them: the topic of to was made anew
 }
+
+// copies says whether the replicator has to copy a record.
+func (d *direction) copies(i int) bool { return d.from.native[i] || i < d.below }
 
 // world is a pair that lives on while processes die.
 type world struct {
@@ -81,6 +86,7 @@ type world struct {
 	slowHook time.Duration // how long on_fence takes
 	// commitAfter lets the consumer commit right after the final sync, so often.
 	commitAfter int
+	gone        int64 // older records of a returned cluster that the active lacks, as its look says
 }
 
 func newWorld() *world {
@@ -192,7 +198,7 @@ func (w *world) replicate(d *direction) {
 		return
 	}
 	for n := 0; n < 3 && d.position < len(d.from.log); n++ {
-		if d.from.native[d.position] {
+		if d.copies(d.position) {
 			d.to.append(d.from.log[d.position], false)
 		}
 		d.position++
@@ -202,7 +208,7 @@ func (w *world) replicate(d *direction) {
 func (w *world) lag(d *direction) int64 {
 	var n int64
 	for i := d.position; i < len(d.from.log); i++ {
-		if d.from.native[i] {
+		if d.copies(i) {
 			n++
 		}
 	}
@@ -407,7 +413,7 @@ func (p *process) mover(ctx context.Context) (*move.Mover, context.Context) {
 	m := move.New(move.Options{
 		Pair: pairName, Journal: j, InitialActive: "a", Who: dr.Holder{Who: "ann@host", PID: 1},
 		Clusters: [2]dr.ClusterRef{w.a.ref, w.b.ref},
-		Ports:    move.Ports{Sides: p, Fence: fenceOf{p}, Transactions: txnOf{p}, Access: accessOf{p}, Replication: replOf{p}, Groups: groupsOf{p}, Verify: verifyOf{p}, Ledger: ledgerOf{p}, Hooks: hooksOf{p}, Drill: drillOf{p}},
+		Ports:    move.Ports{Sides: p, Fence: fenceOf{p}, Transactions: txnOf{p}, Access: accessOf{p}, Replication: replOf{p}, Groups: groupsOf{p}, Verify: verifyOf{p}, Ledger: ledgerOf{p}, Rebuild: rebuildOf{p}, Hooks: hooksOf{p}, Drill: drillOf{p}},
 	})
 	return m, ctx
 }
