@@ -85,13 +85,14 @@ func (p accessPort) hold(ctx context.Context, holds []string) (errs []error, wri
 		if s.err != nil {
 			continue
 		}
-		up = append(up, s)
 		rctx, cancel := context.WithTimeout(ctx, awayTime)
 		rerr := s.table.RefreshPartition(rctx, 0)
 		cancel()
 		if rerr != nil {
 			errs = append(errs, fmt.Errorf("read what holds the replicators on cluster %s: %w", s.name, rerr))
+			continue // it would be waited for once more, and what it has may be newer
 		}
+		up = append(up, s)
 		list, err := replicate.FencesIn(s.table)
 		if err != nil {
 			return nil, 0, err

@@ -3,17 +3,17 @@ package app
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/groups"
 	"github.com/anabranch/anabranch/internal/move"
-	"github.com/anabranch/anabranch/internal/offsets"
 	"github.com/anabranch/anabranch/internal/replicate"
 	"github.com/anabranch/anabranch/internal/runbook"
 )
@@ -22,95 +22,121 @@ import (
 type groupsPort struct{ m *moves }
 
 // sync returns a group sync of the direction that works without an engine. The
-// source need not answer.
-func (p groupsPort) sync(from, to dr.ClusterRef) (*groups.Sync, func(), error) {
-	target, err := p.m.side(to)
-	if err != nil {
-		return nil, nil, err
-	}
-	var source *pairSide
-	for _, s := range p.m.sides {
-		if s != target {
-			source = s
-		}
-	}
+// source is asked until by, the zero time is no limit; or not at all, and is nil, for
+// the reason lost.
+func (p groupsPort) sync(from dr.ClusterRef, source, target *pairSide, by time.Time, lost error) (*groups.Sync, error) {
 	settings := p.m.pairs.cfg.Replicators[p.m.replicator(target)]
 	filter, err := settings.GroupFilter()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	o := groups.Options{
-		Replicator: p.m.replicator(target), Target: target.client, SourceClusterID: source.id, TargetClusterID: target.id,
+		Replicator: p.m.replicator(target), Target: target.client, SourceClusterID: from.ID, TargetClusterID: target.id,
 		Groups: filter, Topics: p.m.filter, Naming: settings.Naming(), TargetRoutes: replicate.NewRoutes(target.table),
 		Records: replicate.NewGroupsAside(target.table, target.dial), Deleted: settings.Groups.Deleted, Logger: p.m.log,
 	}
-	closeSource := func() {}
-	if source.err == nil {
-		opposite := replicate.NewGroupsAside(source.table, source.dial)
-		o.Source, o.SourceRoutes, o.Opposite, o.Through = source.client, replicate.NewRoutes(source.table), opposite, opposite.Through
-	} else {
-		// It is asked all the same: what it does not answer is remembered.
-		cl, err := source.dial(kgo.RequestTimeoutOverhead(p.m.pairs.o.Patience), kgo.RetryTimeout(p.m.pairs.o.Patience), kgo.RequestRetries(1))
-		if err != nil {
-			return nil, nil, err
-		}
-		closeSource = cl.Close
-		o.Source, o.SourceRoutes, o.SourceClusterID = cl, unknownRoutes{source.err}, from.ID
+	if lost != nil {
+		o.SourceLost = lost
+		return groups.New(o)
 	}
-	s, err := groups.New(o)
-	if err != nil {
-		closeSource()
-		return nil, nil, err
-	}
-	return s, closeSource, nil
+	opposite := replicate.NewGroupsAside(source.table, source.dial)
+	o.Source, o.SourceBy, o.SourceRoutes, o.Opposite, o.Through = source.client, by, replicate.NewRoutes(source.table), opposite, opposite.Through
+	return groups.New(o)
 }
 
-// unknownRoutes are those of a cluster that does not answer.
-type unknownRoutes struct{ why error }
-
-// Into implements groups.Routes.
-func (u unknownRoutes) Into([16]byte, int32) ([]offsets.Route, error) { return nil, u.why }
+// notCarried is what is told where the pair leaves groups alone.
+func notCarried() []dr.Evidence {
+	return []dr.Evidence{evidence("groups", "", false, "not carried", "", "groups.enabled of the pair is false")}
+}
 
 // Final implements move.Groups.
 func (p groupsPort) Final(ctx context.Context, from, to dr.ClusterRef) (json.RawMessage, []dr.Evidence, error) {
 	if !p.m.pair.Groups.Enabled {
-		return nil, []dr.Evidence{evidence("groups", "", false, "not carried", "", "groups.enabled of the pair is false")}, nil
+		return nil, notCarried(), nil
+	}
+	source, target, err := p.m.both(from, to)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, s := range []*pairSide{target, source} {
+		if err := s.table.Refresh(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	before, err := p.commits(ctx, source)
+	if err != nil {
+		return nil, nil, err
+	}
+	seen, err := json.Marshal(before)
+	if err != nil {
+		return nil, nil, fmt.Errorf("encode the positions of groups: %w", err)
+	}
+	s, err := p.sync(from, source, target, time.Time{}, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := s.Final(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return seen, groupEvidence(list), nil
+}
+
+// lastPatience is how long a failover waits for what the active may still say of
+// its groups, in all.
+const lastPatience = 1500 * time.Millisecond
+
+// Last implements move.Groups.
+func (p groupsPort) Last(ctx context.Context, from, to dr.ClusterRef) ([]dr.Evidence, error) {
+	if !p.m.pair.Groups.Enabled {
+		return notCarried(), nil
 	}
 	target, err := p.m.side(to)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := target.table.Refresh(ctx); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	var seen json.RawMessage
+	by := time.Now().Add(lastPatience)
 	source, lost := p.m.side(from)
 	if lost == nil {
-		if err := source.table.Refresh(ctx); err != nil {
-			return nil, nil, err
-		}
-		list, err := p.commits(ctx, source)
-		if err != nil {
-			return nil, nil, err
-		}
-		if seen, err = json.Marshal(list); err != nil {
-			return nil, nil, fmt.Errorf("encode the positions of groups: %w", err)
-		}
+		sctx, cancel := context.WithDeadline(ctx, by)
+		lost = source.table.Refresh(sctx)
+		cancel()
 	}
-	s, done, err := p.sync(from, to)
+	s, err := p.sync(from, source, target, by, lost)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	defer done()
 	list, err := s.Final(ctx)
-	if err != nil && (lost == nil || len(list) == 0 && ctx.Err() != nil) {
-		return nil, nil, err
+	if err != nil && !errors.As(err, new(*groups.SourceError)) {
+		return nil, err
 	}
-	ev := groupEvidence(list)
-	if err != nil {
-		ev = append(ev, evidence("groups_source", "cluster "+from.Name, false, "does not answer", "", err.Error()))
+	return append(groupEvidence(list), lastEvidence(from.Name, list, err, p.m.pairs.o.Now())...), nil
+}
+
+// lastEvidence says, where the active did not say all, how old the positions are
+// that were taken instead. It is pure.
+func lastEvidence(active string, list []dr.GroupStatus, err error, now time.Time) []dr.Evidence {
+	if err == nil {
+		return nil
 	}
-	return seen, ev, nil
+	var newest, oldest time.Time
+	for _, g := range list {
+		if g.SyncedAt.After(newest) {
+			newest = g.SyncedAt
+		}
+		if !g.SyncedAt.IsZero() && (oldest.IsZero() || g.SyncedAt.Before(oldest)) {
+			oldest = g.SyncedAt
+		}
+	}
+	value := "does not answer, and no position is remembered"
+	if !newest.IsZero() {
+		age := func(t time.Time) time.Duration { return max(0, now.Sub(t)).Round(time.Second) }
+		value = fmt.Sprintf("does not answer: the positions are the last that were carried, the newest %v ago, the oldest %v ago", age(newest), age(oldest))
+	}
+	return []dr.Evidence{evidence("groups_source", "cluster "+active, false, value, "", err.Error())}
 }
 
 // groupEvidence says which groups do not stand exactly where they read. They are

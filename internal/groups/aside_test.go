@@ -3,6 +3,7 @@ package groups_test
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -137,6 +138,7 @@ func asideWithoutSource(t *testing.T, a, b *side) {
 		options = *o
 	})
 	before := b.at(t, "aside", "aside")
+	asideOfSilentSource(t, a, b, options, before)
 	if err := a.KillBroker(0); err != nil {
 		t.Fatal(err)
 	}
@@ -173,6 +175,61 @@ func asideWithoutSource(t *testing.T, a, b *side) {
 		t.Errorf("commits before and after what was adopted (-/+):\n%s", diff)
 	}
 }
+
+// asideOfSilentSource has the source take connections and answer nothing, from the
+// middle of a look on: what was to be learned of it is given up in time, and what is
+// remembered is committed.
+func asideOfSilentSource(t *testing.T, a, b *side, o groups.Options, before map[int32]int64) {
+	t.Helper()
+	for _, c := range []struct {
+		name   string
+		change func(*groups.Options)
+		limit  time.Duration
+	}{
+		{"silent", func(o *groups.Options) { o.SourceBy = time.Now().Add(time.Second) }, 2 * time.Second},
+		{"its memory only is silent", func(o *groups.Options) {
+			o.SourceBy, o.Opposite = time.Now().Add(time.Second), silentView{o.Opposite}
+		}, 2 * time.Second},
+		{"known to be lost", func(o *groups.Options) {
+			o.SourceLost, o.Source, o.SourceRoutes = errors.New("lost"), nil, nil
+		}, time.Second},
+	} {
+		o := o
+		c.change(&o)
+		left, err := groups.New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.adm.DeleteGroup(t.Context(), "aside"); err != nil {
+			t.Fatal(err)
+		}
+		if c.name == "silent" {
+			if err := a.PauseBroker(0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		list, err := left.Final(t.Context())
+		took := time.Since(began)
+		t.Logf("%s: the last round took %v: %v", c.name, took, err)
+		if !errors.As(err, new(*groups.SourceError)) || len(list) != 1 || list[0].State != dr.GroupSynced || list[0].SyncedAt.IsZero() || took > c.limit {
+			t.Errorf("%s: final after %v: %+v, %v", c.name, took, list, err)
+		}
+		if diff := cmp.Diff(before, b.at(t, "aside", "aside")); diff != "" {
+			t.Errorf("%s: commits before and after (-/+):\n%s", c.name, diff)
+		}
+		if c.name == "silent" {
+			if err := a.ResumeBroker(0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// silentView never answers.
+type silentView struct{ groups.View }
+
+func (silentView) Refresh(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 
 // TestReal_BothWrittenOneHalted writes to both sides while one direction stands: a
 // group that runs where the other's records don't come skips none of them when it

@@ -113,14 +113,21 @@ func (d *desk) survey(ctx context.Context, only []string, stable bool) (*survey,
 		return nil, &stateError{fmt.Errorf("target cluster: %w", err)}
 	}
 	d.learn(ctx)
-	s := &survey{d: d, roundabout: d.o.Through(d.o.TargetClusterID), stable: stable, topics: map[string]*topicView{}, pages: d.own.of(d.o.Replicator)}
+	s := &survey{
+		d: d, roundabout: d.o.Through(d.o.TargetClusterID), stable: stable, topics: map[string]*topicView{}, pages: d.own.of(d.o.Replicator),
+		sourceErr: d.o.SourceLost,
+	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		if s.source, s.unlisted, s.sourceErr = listGroups(gctx, d.o.Source); s.sourceErr == nil {
-			s.unlisted = errors.Join(s.unlisted, d.leaderless(gctx))
-		}
-		return nil
-	})
+	if s.sourceErr == nil {
+		g.Go(func() error {
+			sctx, cancel := d.asking(gctx)
+			defer cancel()
+			if s.source, s.unlisted, s.sourceErr = listGroups(sctx, d.o.Source); s.sourceErr == nil {
+				s.unlisted = errors.Join(s.unlisted, d.leaderless(sctx))
+			}
+			return nil
+		})
+	}
 	g.Go(func() (err error) {
 		s.target, _, err = listGroups(gctx, d.o.Target) // a group that is not listed: brokers refuse the commit if it has members
 		return err
@@ -141,6 +148,17 @@ func (d *desk) survey(ctx context.Context, only []string, stable bool) (*survey,
 	s.names = slices.Sorted(maps.Keys(set))
 	return s, nil
 }
+
+// asking bounds what is asked of the source.
+func (d *desk) asking(ctx context.Context) (context.Context, context.CancelFunc) {
+	if d.o.SourceBy.IsZero() {
+		return ctx, func() {}
+	}
+	return context.WithDeadlineCause(ctx, d.o.SourceBy, errSourceLate)
+}
+
+// errSourceLate is that the source did not answer by Options.SourceBy.
+var errSourceLate = errors.New("it did not answer in time")
 
 // leaderless returns an error when groups of the source have no coordinator. Where
 // that may not be seen, nothing is known of it, and it is asked for rarely:
@@ -203,7 +221,7 @@ func (s *survey) read(ctx context.Context, names []string) ([]*groupView, error)
 	var source, target sideView
 	var err error
 	if s.sourceErr == nil {
-		source, s.sourceErr = readSide(ctx, d.o.Source, d.source, ask, extra, d.o.Topics.Match)
+		source = s.readSource(ctx, ask, extra)
 	}
 	for name := range source.topics {
 		extra[name] = struct{}{}
@@ -219,6 +237,9 @@ func (s *survey) read(ctx context.Context, names []string) ([]*groupView, error)
 	if err := s.catchUp(ctx); err != nil {
 		return nil, err
 	}
+	if s.sourceErr != nil {
+		source = sideView{} // its commits may be newer than what is known of who made them
+	}
 	for name := range extra {
 		s.view(name, source, target)
 	}
@@ -232,16 +253,35 @@ func (s *survey) read(ctx context.Context, names []string) ([]*groupView, error)
 	return views, nil
 }
 
+// readSource is readSide of the source. Where that ran out of time, nothing that it
+// said counts: an answer that is missing looks like a failure of single groups.
+func (s *survey) readSource(ctx context.Context, ask asked, extra map[string]struct{}) sideView {
+	ctx, cancel := s.d.asking(ctx)
+	defer cancel()
+	out, err := readSide(ctx, s.d.o.Source, s.d.source, ask, extra, s.d.o.Topics.Match)
+	if err == nil && errors.Is(context.Cause(ctx), errSourceLate) {
+		err = fmt.Errorf("read the commits of groups: %w", errSourceLate)
+	}
+	if err != nil {
+		s.sourceErr = err
+		return sideView{}
+	}
+	return out
+}
+
 // catchUp reads the memory up to what was remembered before the commits that were
-// read: they must not be newer than it, or a replicator's looks like a client's.
+// read: they must not be newer than it, or a replicator's looks like a client's. A
+// source whose memory can't be read is as good as none.
 func (s *survey) catchUp(ctx context.Context) error {
 	d := s.d
 	if err := d.o.Records.Refresh(ctx); err != nil {
 		return &stateError{fmt.Errorf("target cluster: %w", err)}
 	}
 	if s.sourceErr == nil {
-		if err := d.o.Opposite.Refresh(ctx); err != nil {
-			return &stateError{fmt.Errorf("source cluster: %w", err)}
+		sctx, cancel := d.asking(ctx)
+		defer cancel()
+		if err := d.o.Opposite.Refresh(sctx); err != nil {
+			s.sourceErr = &stateError{err}
 		}
 	}
 	d.learn(ctx)
@@ -460,8 +500,11 @@ func (s *survey) paths(tv *topicView, partition int32) *paths {
 			w.replicated = true
 		}
 	}
-	if into, err = o.SourceRoutes.Into(tv.sourceID, partition); err != nil && s.sourceErr != nil {
+	if o.SourceRoutes == nil {
 		return w // the memory has to do
+	}
+	if into, err = o.SourceRoutes.Into(tv.sourceID, partition); err != nil && s.sourceErr != nil {
+		return w // here, too
 	} else if err != nil {
 		w.err = &stateError{fmt.Errorf("offset maps of the source cluster: %w", err)}
 		return w

@@ -40,3 +40,13 @@ func classOf(err error) string {
 	}
 	return ClassUnreachable
 }
+
+// SourceError is what could not be learned of the source. All that could be done
+// without it was done.
+type SourceError struct{ Err error }
+
+// Error implements error.
+func (e *SourceError) Error() string { return "source cluster: " + e.Err.Error() }
+
+// Unwrap returns what it was made of.
+func (e *SourceError) Unwrap() error { return e.Err }

@@ -51,6 +51,14 @@ type Options struct {
 	// through a third one. nil means that none do.
 	Through func(clusterID string) bool
 
+	// SourceBy is when the source has answered or counts as lost, for a failover:
+	// all that is asked of it ends then, also where a connection hangs, and what is
+	// remembered has to do. The zero time is no limit.
+	SourceBy time.Time
+	// SourceLost is why the source is not asked at all, nil: it is. With it Source
+	// and SourceRoutes may be nil.
+	SourceLost error
+
 	Interval time.Duration    // between rounds; default 5 s, at least 500 ms
 	Deleted  dr.DeletedGroups // default dr.GroupsKeep
 
@@ -63,10 +71,10 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Replicator == "" || o.SourceClusterID == "" || o.TargetClusterID == "" {
 		errs = append(errs, errors.New("the replicator's name and both cluster ids are required"))
 	}
-	if o.Source == nil || o.Target == nil {
+	if o.Source == nil && o.SourceLost == nil || o.Target == nil {
 		errs = append(errs, errors.New("source and target client are required"))
 	}
-	if o.SourceRoutes == nil || o.TargetRoutes == nil || o.Records == nil {
+	if o.SourceRoutes == nil && o.SourceLost == nil || o.TargetRoutes == nil || o.Records == nil {
 		errs = append(errs, errors.New("routes of both clusters and records are required"))
 	}
 	if o.Interval == 0 {

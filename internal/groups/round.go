@@ -36,7 +36,11 @@ func (d *desk) round(ctx context.Context, stable bool, visit func(*survey, *grou
 			visit(s, g)
 		}
 	}
-	return errors.Join(s.sourceErr, s.unlisted, failed)
+	source := errors.Join(s.sourceErr, s.unlisted)
+	if source != nil && failed == nil {
+		return &SourceError{source}
+	}
+	return errors.Join(source, failed)
 }
 
 // act does what was decided: remembers, then commits.
@@ -198,7 +202,9 @@ func (s *survey) remove(ctx context.Context, g *groupView) {
 			ids[e.view.source] = e.view.sourceID
 		}
 	}
-	gone, err := surelyGone(ctx, s.d.o.Source, g.name, ask, ids)
+	sctx, cancel := s.d.asking(ctx)
+	defer cancel()
+	gone, err := surelyGone(sctx, s.d.o.Source, g.name, ask, ids)
 	var parts []targetPart
 	var at []*entry
 	for i := range g.entries {

@@ -29,18 +29,21 @@ func (s *survey) ends(ctx context.Context, views []*groupView) {
 			}
 		}
 	}
-	for _, side := range []struct {
-		cl   *kgo.Client
-		want map[placeName]map[int32]int64
-	}{{s.d.o.Source, source}, {s.d.o.Target, target}} {
-		got := offsetsOf(ctx, side.cl, slices.Collect(maps.Keys(side.want)), logEnd)
-		for k, into := range side.want {
-			end, ok := got[k]
-			if !ok {
-				end = none // not asked again in this look
-			}
-			into[k.partition] = end
+	sctx, cancel := s.d.asking(ctx)
+	defer cancel()
+	endsInto(sctx, s.d.o.Source, source)
+	endsInto(ctx, s.d.o.Target, target)
+}
+
+// endsInto notes the log end offsets of partitions where want says.
+func endsInto(ctx context.Context, cl *kgo.Client, want map[placeName]map[int32]int64) {
+	got := offsetsOf(ctx, cl, slices.Collect(maps.Keys(want)), logEnd)
+	for k, into := range want {
+		end, ok := got[k]
+		if !ok {
+			end = none // not asked again in this look
 		}
+		into[k.partition] = end
 	}
 }
 
@@ -89,6 +92,8 @@ func (s *survey) status(g *groupView) dr.GroupStatus {
 		st.State, st.Reason = dr.GroupUnsupported, g.err.Error()
 	case g.err != nil:
 		st.State, st.Reason = dr.GroupFailed, g.err.Error()
+	case s.sourceErr != nil && len(g.entries) == 0:
+		st.State, st.Reason = dr.GroupFailed, "the source can't be reached, and nothing is remembered of this group"
 	case s.sourceErr != nil:
 		st.Reason = join("the source can't be reached: the position is what was remembered", st.Reason)
 	case g.kind == kindShare:

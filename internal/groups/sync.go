@@ -327,8 +327,8 @@ const finalRounds = 4
 // Final carries all groups once more, for a failover: without commits that an
 // open transaction may replace (KIP-447), and from what is remembered where the
 // source does not answer. It returns how the groups stand afterwards, each once; an
-// error that comes with statuses says what could not be done, and that the source
-// did not answer is one.
+// error that comes with statuses says what could not be done. That the source did not
+// answer is a *SourceError.
 //
 // It needs no Run, neither here nor on another worker, and no source: from the
 // target alone it needs the state topic, the offset maps there and the group

@@ -12,10 +12,8 @@ import (
 
 // failover makes to active without from.
 func (r recipe) failover() runbook.Recipe {
-	groups := r.groupsFinalStep()
-	groups.Group = ""
 	return runbook.Recipe{Report: r.report, Steps: []runbook.Step{
-		r.evidenceStep(), r.atRiskStep(), r.confirmStep("the failover to " + r.to.Name), r.fenceOldStep(), r.sealStep(), groups,
+		r.evidenceStep(), r.atRiskStep(), r.confirmStep("the failover to " + r.to.Name), r.fenceOldStep(), r.sealStep(), r.groupsLastStep(),
 		r.takeOverStep(), r.openStep(r.to), r.tellStep(stepOnSwitch, OnSwitch), r.tookOverStep(),
 	}}
 }
@@ -181,6 +179,19 @@ func (r recipe) sealEpoch(at time.Time) int64 {
 		knows, more = dr.RoleKnownFromOne, 2
 	}
 	return r.stored.Role.Next("", "", "", "", "", knows, at).Epoch + more
+}
+
+// groupsLastStep carries the groups with what the lost cluster may still say, and
+// waits for nothing else of it.
+func (r recipe) groupsLastStep() runbook.Step {
+	return runbook.Step{
+		ID: stepGroupsFinal, Title: "groups have their last known positions on " + r.to.Name, Expires: true,
+		Do: func(ctx context.Context, run *runbook.Run) error {
+			ev, err := r.Groups.Last(ctx, r.from, r.to)
+			run.Note(finalGroups{Evidence: ev})
+			return err
+		},
+	}
 }
 
 func (r recipe) takeOverStep() runbook.Step {

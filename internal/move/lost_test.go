@@ -185,3 +185,42 @@ func TestFailback_KilledAnywhere(t *testing.T) {
 		}
 	}
 }
+
+// TestFailover_ActiveDiesMeanwhile has the active answer when a failover begins and
+// die before each of its calls and writes, refusing connections or leaving them
+// hanging. The failover goes on in time, and the cluster comes back as ever.
+func TestFailover_ActiveDiesMeanwhile(t *testing.T) {
+	t.Parallel()
+	const limit = 30 * time.Second // of the whole, in which a minute is what one step may take
+	for _, silent := range []bool{false, true} {
+		t.Run(fmt.Sprintf("silent=%v", silent), func(t *testing.T) {
+			t.Parallel()
+			points := 0
+			for lost := true; lost && !t.Failed(); points++ {
+				play(t, func(t *testing.T, w *world) {
+					w.strict = false
+					p := &process{w: w, loseAt: points + 1}
+					w.a.silent = silent
+					began := time.Now()
+					run, err := p.does(t, dr.RunFailover, move.Parameters{To: "b", Confirmed: true, Force: true})
+					took := time.Since(began)
+					if err != nil || run.State != dr.RunFinished || took > limit {
+						t.Errorf("a was lost with call %d: %s after %v, %v", p.loseAt, run.State, took, err)
+						return
+					}
+					w.mu.Lock()
+					lost = !w.a.up
+					w.a.up, w.reader = false, w.b
+					w.mu.Unlock()
+					mustActive(t, w, "b")
+					time.Sleep(15 * time.Second) // the copy of the lock that a has grows old
+					returns(t, w, dr.TailAppend, &process{w: w}, "")
+				})
+			}
+			if points < 10 {
+				t.Errorf("it was lost at %d points only", points)
+			}
+			t.Logf("%d points", points-1)
+		})
+	}
+}

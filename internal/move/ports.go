@@ -166,11 +166,14 @@ type Replication interface {
 type Groups interface {
 	// Drained returns what groups with members on the cluster have not read.
 	Drained(ctx context.Context, cluster dr.ClusterRef) (behind int64, worst []dr.Evidence, err error)
-	// Final carries the exact positions of all groups from -> to; where from
-	// does not answer, those that to remembers. Seen is what Same compares with.
-	// Groups that could not be placed exactly are evidence that did not pass,
-	// which is told and keeps nothing closed.
+	// Final carries the exact positions of all groups from -> to, and needs both.
+	// Seen is what Same compares with. Groups that could not be placed exactly are
+	// evidence that did not pass, which is told and keeps nothing closed.
 	Final(ctx context.Context, from, to dr.ClusterRef) (seen json.RawMessage, ev []dr.Evidence, err error)
+	// Last is Final without Same for a cluster that is lost: what from does not say
+	// within about two seconds in all, also where connections hang, is what to
+	// remembers, and evidence tells of that. It needs only to.
+	Last(ctx context.Context, from, to dr.ClusterRef) ([]dr.Evidence, error)
 	// Same reports whether no group has committed on the cluster since.
 	Same(ctx context.Context, cluster dr.ClusterRef, seen json.RawMessage) (bool, error)
 	// Behind places groups that had read all of the returned cluster's log

@@ -282,22 +282,33 @@ func (g groupsOf) Drained(ctx context.Context, ref dr.ClusterRef) (int64, []dr.E
 
 func (g groupsOf) Final(ctx context.Context, from, to dr.ClusterRef) (json.RawMessage, []dr.Evidence, error) {
 	src, tgt := g.p.w.of(from), g.p.w.of(to)
-	leave, err := g.p.enter(ctx, "final", tgt)
+	leave, err := g.p.enter(ctx, "final", src, tgt)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer leave()
-	read := tgt.memory
-	if src.up {
-		read = g.p.w.read
-	}
-	tgt.group = unread(tgt, read)
+	tgt.group = unread(tgt, g.p.w.read)
 	b, err := json.Marshal(src.group)
 	if w := g.p.w; w.commitAfter > 0 {
 		w.commitAfter--
 		w.consume()
 	}
 	return b, nil, err
+}
+
+func (g groupsOf) Last(ctx context.Context, from, to dr.ClusterRef) ([]dr.Evidence, error) {
+	src, tgt := g.p.w.of(from), g.p.w.of(to)
+	leave, err := g.p.enter(ctx, "final", tgt)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if src.up {
+		tgt.group = unread(tgt, g.p.w.read)
+		return nil, nil
+	}
+	tgt.group = unread(tgt, tgt.memory)
+	return []dr.Evidence{fine("groups_source", false)}, nil
 }
 
 func (g groupsOf) Same(ctx context.Context, ref dr.ClusterRef, seen json.RawMessage) (bool, error) {

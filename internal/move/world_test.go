@@ -31,6 +31,7 @@ var errDown = errors.New("connection refused")
 type cluster struct {
 	ref    dr.ClusterRef
 	up     bool
+	silent bool   // connections hang while it is not up
 	log    []int  // ids of records
 	native []bool // written by clients
 	rules  map[string]bool
@@ -287,6 +288,8 @@ type process struct {
 	writes, calls int // so far
 	dieWrite      int // with the write of that number, 0: never
 	dieCall       int // with the changing call of that number
+	every         int // calls and writes of the journal so far, of any kind
+	loseAt        int // from is lost with that one, 0: never
 	fate          runbook.Fate
 }
 
@@ -301,11 +304,28 @@ func (p *process) dieLocked() {
 	p.dead(runbook.ErrDead)
 }
 
+// loseLocked loses cluster a when its time has come.
+func (p *process) loseLocked() {
+	if p.every++; p.every == p.loseAt {
+		p.w.a.up, p.w.strict = false, false
+	}
+}
+
+// away is what becomes of a request to a cluster that is not up.
+func (c *cluster) away(ctx context.Context) error {
+	if c.silent {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	return errDown
+}
+
 // ask decides about writes of the journal, and looks at the world when the point
 // of no return is written.
 func (p *process) ask(records []runbook.Record) runbook.Fate {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
+	p.loseLocked()
 	for _, r := range records {
 		if strings.HasPrefix(r.Key, "c/run/") && strings.Contains(string(r.Value), `"committed":true`) && strings.Contains(string(r.Value), `"step":"switch"`) {
 			p.w.atTheSwitch(records)
@@ -367,10 +387,11 @@ func (p *process) enter(ctx context.Context, changes string, needs ...*cluster) 
 		p.w.mu.Unlock()
 		return nil, runbook.ErrDead
 	}
+	p.loseLocked()
 	for _, c := range needs {
 		if !c.up {
 			p.w.mu.Unlock()
-			return nil, errDown
+			return nil, c.away(ctx)
 		}
 	}
 	last := false
@@ -449,31 +470,32 @@ type reachable struct {
 	store runbook.Store
 }
 
-func (r *reachable) up() error {
+func (r *reachable) up(ctx context.Context) error {
 	r.w.mu.Lock()
-	defer r.w.mu.Unlock()
-	if !r.c.up {
-		return errDown
+	up := r.c.up
+	r.w.mu.Unlock()
+	if !up {
+		return r.c.away(ctx)
 	}
 	return nil
 }
 
 func (r *reachable) Take(ctx context.Context) (runbook.Writer, error) {
-	if err := r.up(); err != nil {
+	if err := r.up(ctx); err != nil {
 		return nil, err
 	}
 	return r.store.Take(ctx)
 }
 
 func (r *reachable) Read(ctx context.Context, prefixes ...string) (map[string][]byte, error) {
-	if err := r.up(); err != nil {
+	if err := r.up(ctx); err != nil {
 		return nil, err
 	}
 	return r.store.Read(ctx, prefixes...)
 }
 
 func (r *reachable) Put(ctx context.Context, rec runbook.Record) error {
-	if err := r.up(); err != nil {
+	if err := r.up(ctx); err != nil {
 		return err
 	}
 	return r.store.Put(ctx, rec)

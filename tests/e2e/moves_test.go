@@ -268,6 +268,11 @@ func TestMoves_FailoverAndTheOldSideReturns(t *testing.T) {
 	}
 	t.Logf("dry run:\n%s", stdout)
 	r := l.move("failover", "orders-dr")
+	for _, s := range r.Steps {
+		if took := s.EndedAt.Sub(s.StartedAt); s.ID == "groups-final" && took > 3*time.Second {
+			t.Errorf("the groups waited %v for the active", took)
+		}
+	}
 	if r.Report.Risk == nil {
 		t.Fatal("the report says nothing of what was lost")
 	}
