@@ -19,15 +19,7 @@ import (
 // loses nor doubles anything.
 func TestReal_LimitAndQuotas(t *testing.T) {
 	t.Parallel()
-	for _, version := range []string{ktest.Oldest, ktest.Newest} {
-		t.Run(version, func(t *testing.T) {
-			t.Parallel()
-			limitAndQuotas(t, pair{ktest.RealCluster(t, ktest.Options{Version: version, HeapMB: 384}), ktest.RealCluster(t, ktest.Options{Version: version, HeapMB: 384})})
-		})
-	}
-}
-
-func limitAndQuotas(t *testing.T, p pair) {
+	p := pair{ktest.RealCluster(t, ktest.Options{Version: ktest.Oldest, HeapMB: 384}), ktest.RealCluster(t, ktest.Options{HeapMB: 384})}
 	const limit, partitions, batches, size = 2 << 20, 6, 64, 100 << 10
 	createTopic(t, p.src, "t", partitions, nil)
 	cl := client(t, p.src, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()))

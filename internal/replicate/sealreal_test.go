@@ -37,16 +37,7 @@ type acknowledged struct {
 // doubled behind it.
 func TestReal_FailoverWithTheSourceKilled(t *testing.T) {
 	t.Parallel()
-	for _, version := range []string{ktest.Oldest, ktest.Newest} {
-		t.Run(version, func(t *testing.T) {
-			t.Parallel()
-			failoverWithTheSourceKilled(t, version)
-		})
-	}
-}
-
-func failoverWithTheSourceKilled(t *testing.T, version string) {
-	src, tgt := ktest.RealCluster(t, ktest.Options{Version: version}), ktest.RealCluster(t, ktest.Options{Version: version})
+	src, tgt := ktest.RealCluster(t, ktest.Options{Version: ktest.Oldest}), ktest.RealCluster(t, ktest.Options{Version: ktest.Newest})
 	r := newRig(t, src, tgt, "killed")
 	proc := r.spawn("w1")
 	t.Cleanup(func() {

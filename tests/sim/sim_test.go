@@ -186,9 +186,9 @@ const (
 
 // How many seeds a plain go test runs.
 const (
-	shortSeeds = 200
+	shortSeeds = 80
 	longSeeds  = 4
-	modelSeeds = 2000
+	modelSeeds = 800
 )
 
 // seeds plays the scenarios of some seeds: those that the environment names, or
