@@ -96,7 +96,7 @@ func groupsMain(ctx context.Context, stdout, stderr io.Writer, args []string) er
 		}
 		res.Rows = append(res.Rows, rows...)
 	}
-	res.LoadAfter = loadAverage()
+	res.LoadAfter = ktest.LoadAverage()
 	if err := s.close(); err != nil {
 		return err
 	}

@@ -70,20 +70,6 @@ func memoryKiB(name string) float64 {
 	return kib
 }
 
-// loadAverage returns how many processes were running or waiting in the last
-// minute, 0 if that cannot be read.
-func loadAverage() float64 {
-	raw, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return 0
-	}
-	var load float64
-	if _, err := fmt.Sscan(string(raw), &load); err != nil {
-		return 0
-	}
-	return load
-}
-
 // mirrorVersion reads the version of connect-mirror from the harness's list of
 // jars.
 func mirrorVersion(root string) string {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/anabranch/anabranch/internal/ktest"
 )
 
 // scaleMode is the argument that measures long links, many partitions, topics and
@@ -137,7 +139,7 @@ type scaleRun struct {
 
 // note tells a person how far the run is, with the load of the machine.
 func (r *scaleRun) note(format string, args ...any) {
-	fmt.Fprintf(r.out, "[%v, load %.1f] %s: %s\n", time.Since(r.began).Round(time.Second), loadAverage(), r.row, fmt.Sprintf(format, args...))
+	fmt.Fprintf(r.out, "[%v, load %.1f] %s: %s\n", time.Since(r.began).Round(time.Second), ktest.LoadAverage(), r.row, fmt.Sprintf(format, args...))
 }
 
 // add notes a figure.
@@ -270,7 +272,7 @@ func scaleMain(ctx context.Context, stdout, stderr io.Writer, args []string) err
 	}
 	r := &scaleRun{scaleOptions: o, out: stderr, began: time.Now()}
 	r.res.Raw = map[string][]curve{}
-	load := loadAverage()
+	load := ktest.LoadAverage()
 	if load > quietLoad {
 		fmt.Fprintf(stderr, "the machine is not quiet (load average %.1f): the figures mean little\n", load)
 	}
@@ -283,6 +285,6 @@ func scaleMain(ctx context.Context, stdout, stderr io.Writer, args []string) err
 			return fmt.Errorf("measure row %s: %w", row.name, err)
 		}
 	}
-	r.res.Machine.LoadBefore, r.res.LoadAfter, r.res.Minutes = load, loadAverage(), round2(time.Since(r.began).Minutes())
+	r.res.Machine.LoadBefore, r.res.LoadAfter, r.res.Minutes = load, ktest.LoadAverage(), round2(time.Since(r.began).Minutes())
 	return scaleReport(stdout, o, r.res)
 }

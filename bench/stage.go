@@ -73,7 +73,7 @@ const brokerHeapMB = 768
 func newStage(ctx context.Context, o options) (*stage, error) { return newStageOf(ctx, o, setup{}) }
 
 func newStageOf(ctx context.Context, o options, with setup) (*stage, error) {
-	s := &stage{profiles: o.profiles, load: loadAverage()}
+	s := &stage{profiles: o.profiles, load: ktest.LoadAverage()}
 	var err error
 	if s.self, err = os.Executable(); err != nil {
 		return s, fmt.Errorf("find own program: %w", err)

@@ -75,3 +75,18 @@ func (p *Process) status(field string) (int64, error) {
 	}
 	return kib << 10, nil
 }
+
+// LoadAverage is how many threads were running or waiting for a processor in the
+// last minute, as the kernel of Linux counts, 0 where that cannot be read. Without
+// it no time that was measured means anything.
+func LoadAverage() float64 {
+	raw, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	var load float64
+	if _, err := fmt.Sscan(string(raw), &load); err != nil {
+		return 0
+	}
+	return load
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -300,10 +301,21 @@ func (f *flow) measure(t *testing.T, what string, since time.Time, limit time.Du
 	f.settled(30 * time.Second)
 	got, source := f.pause(since)
 	t.Logf("%s: the records of a partition paused for at most %v (source %v)", what, got.Round(time.Millisecond), source.Round(time.Millisecond))
-	if got > limit+source {
+	if got > limit+source && !overloaded(t) {
 		t.Errorf("%s: records paused for %v, promised are %v", what, got, limit)
 	}
 	f.check()
+}
+
+// overloaded says whether so much else runs that no time can be judged, and logs it.
+func overloaded(t *testing.T) bool {
+	t.Helper()
+	load := ktest.LoadAverage()
+	if load < float64(4*runtime.NumCPU()) {
+		return false
+	}
+	t.Logf("the time is not judged: the load average is %.1f on %d processors", load, runtime.NumCPU())
+	return true
 }
 
 func wait(t *testing.T, cmd *exec.Cmd) {
@@ -338,7 +350,7 @@ func workerLives(t *testing.T, r rig) {
 	await(t, "a slot is assigned", 30*time.Second, func() bool { return !strings.Contains(w1.Status().Reason, "group") && len(w1.Status().Workers) > 0 })
 	w1.awaitState(t, dr.ReplicatorRunning, 30*time.Second)
 	t.Logf("RUNNING %v after the start", time.Since(began).Round(time.Millisecond))
-	if d := time.Since(began); d > startLimit {
+	if d := time.Since(began); d > startLimit && !overloaded(t) {
 		t.Errorf("RUNNING after %v, promised are %v", d, startLimit)
 	}
 	r.awaitCopying(w1, 20*time.Second)

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/anabranch/anabranch/internal/ktest"
 )
 
 // verdict is what a sample shows.
@@ -74,17 +76,17 @@ type sample struct {
 
 // report is what a run says. Samples are added from several goroutines.
 type report struct {
-	Began    time.Time `json:"began"`
-	Seconds  float64   `json:"seconds"`
-	Commit   string    `json:"commit"`
-	Machine  string    `json:"machine"`
-	Load     [2]string `json:"load"` // load averages of the first and the last minute
-	Seed     uint64    `json:"seed"`
-	Versions [2]string `json:"versions"` // of Kafka, source and target
-	Records  int       `json:"records"`  // of each partition of the largest topic
-	Kills    int       `json:"kills"`
-	Settled  []float64 `json:"settled_seconds"` // of each batch: from the last commit on the source until all groups stood right
-	Samples  []sample  `json:"samples"`
+	Began    time.Time  `json:"began"`
+	Seconds  float64    `json:"seconds"`
+	Commit   string     `json:"commit"`
+	Machine  string     `json:"machine"`
+	Load     [2]float64 `json:"load"` // load averages of the first and the last minute
+	Seed     uint64     `json:"seed"`
+	Versions [2]string  `json:"versions"` // of Kafka, source and target
+	Records  int        `json:"records"`  // of each partition of the largest topic
+	Kills    int        `json:"kills"`
+	Settled  []float64  `json:"settled_seconds"` // of each batch: from the last commit on the source until all groups stood right
+	Samples  []sample   `json:"samples"`
 
 	mu sync.Mutex
 }
@@ -94,7 +96,7 @@ func newReport(ctx context.Context, o options, began time.Time) *report {
 		Began: began.UTC().Truncate(time.Second), Commit: "unknown", Seed: o.seed, Versions: [2]string{o.source, o.target}, Records: o.records,
 		Machine: fmt.Sprintf("%d processors, %s/%s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH),
 	}
-	r.Load[0] = load()
+	r.Load[0] = ktest.LoadAverage()
 	if out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output(); err == nil {
 		r.Commit = strings.TrimSpace(string(out))
 	}
@@ -112,7 +114,7 @@ func (r *report) add(s sample) int {
 // end notes when the run ended, and under which load.
 func (r *report) end() {
 	r.Seconds = time.Since(r.Began).Round(time.Second).Seconds()
-	r.Load[1] = load()
+	r.Load[1] = ktest.LoadAverage()
 }
 
 // count returns how many samples have a verdict.
@@ -137,7 +139,7 @@ func (r *report) verdict() error {
 
 // print prints the figures.
 func (r *report) print(w io.Writer) error {
-	fmt.Fprintf(w, "\n%d samples, %d kills, seed %d, commit %s, %s, %.0f s; Kafka %s to %s; %s, load average %s before and %s after\n\n",
+	fmt.Fprintf(w, "\n%d samples, %d kills, seed %d, commit %s, %s, %.0f s; Kafka %s to %s; %s, load average %.2f before and %.2f after\n\n",
 		len(r.Samples), r.Kills, r.Seed, r.Commit, r.Began.Format(time.DateTime+" MST"), r.Seconds, r.Versions[0], r.Versions[1], r.Machine, r.Load[0], r.Load[1])
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "\tsamples\texact\tread again\tskipped\tchanged\tlag: least\tmedian\tmost\tother offset than on the source")

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -125,17 +124,10 @@ func (s *stage) close() error {
 	return errors.Join(errs...)
 }
 
-// load returns the load average of the last minute, without which no time means
-// anything.
-func load() string {
-	text, _ := os.ReadFile("/proc/loadavg") //nolint:gosec // a file of the kernel
-	one, _, _ := strings.Cut(string(text), " ")
-	return one
-}
-
-// say prints one line with the time since the beginning and the load average.
+// say prints one line with the time since the beginning and the load average of
+// the last minute, without which no time means anything.
 func (s *stage) say(format string, args ...any) {
-	fmt.Fprintf(s.out, "%7.1f s  load %5s  %s\n", time.Since(s.began).Seconds(), load(), fmt.Sprintf(format, args...))
+	fmt.Fprintf(s.out, "%7.1f s  load %5.2f  %s\n", time.Since(s.began).Seconds(), ktest.LoadAverage(), fmt.Sprintf(format, args...))
 }
 
 // await polls until why is empty.

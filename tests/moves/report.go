@@ -42,7 +42,7 @@ type report struct {
 	Seconds     float64      `json:"seconds"`
 	Commit      string       `json:"commit"`
 	Machine     string       `json:"machine"`
-	Load        [2]string    `json:"load"` // load averages of the first and the last minute
+	Load        [2]float64   `json:"load"` // load averages of the first and the last minute
 	Seed        uint64       `json:"seed"`
 	Versions    [2]string    `json:"versions"` // of Kafka
 	Brokers     int          `json:"brokers"`  // of each cluster
@@ -62,7 +62,7 @@ func newReport(ctx context.Context, o options, began time.Time) *report {
 		Began: began.UTC().Truncate(time.Second), Commit: "unknown", Seed: o.seed, Versions: o.versions, Brokers: o.brokers, Rate: o.rate,
 		Machine: fmt.Sprintf("%d processors, %s/%s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH),
 	}
-	r.Load[0] = load()
+	r.Load[0] = ktest.LoadAverage()
 	if out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output(); err == nil {
 		r.Commit = strings.TrimSpace(string(out))
 	}
@@ -72,7 +72,7 @@ func newReport(ctx context.Context, o options, began time.Time) *report {
 // end notes how the run ended.
 func (r *report) end(err error) {
 	r.Seconds = time.Since(r.Began).Round(time.Second).Seconds()
-	r.Load[1] = load()
+	r.Load[1] = ktest.LoadAverage()
 	if err != nil {
 		r.Error = err.Error()
 	}
@@ -243,7 +243,7 @@ func (r *report) verdicts() []*verdict {
 
 // print prints the figures.
 func (r *report) print(w io.Writer) error {
-	fmt.Fprintf(w, "\nseed %d, commit %s, %s, %.0f s; Kafka %s and %s, %d brokers each; %d records/s of each producer; %s, load average %s before and %s after\n\n",
+	fmt.Fprintf(w, "\nseed %d, commit %s, %s, %.0f s; Kafka %s and %s, %d brokers each; %d records/s of each producer; %s, load average %.2f before and %.2f after\n\n",
 		r.Seed, r.Commit, r.Began.Format(time.DateTime+" MST"), r.Seconds, r.Versions[0], r.Versions[1], r.Brokers, r.Rate, r.Machine, r.Load[0], r.Load[1])
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	s := r.Summary

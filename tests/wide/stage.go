@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -120,9 +119,7 @@ func (s *stage) close() error {
 // say prints one line with the time since the beginning and the load average of
 // the last minute, without which no figure means anything.
 func (s *stage) say(format string, args ...any) {
-	load, _ := os.ReadFile("/proc/loadavg") //nolint:gosec // a file of the kernel
-	one, _, _ := strings.Cut(string(load), " ")
-	fmt.Fprintf(s.out, "%7.1f s  load %5s  %s\n", time.Since(s.began).Seconds(), one, fmt.Sprintf(format, args...))
+	fmt.Fprintf(s.out, "%7.1f s  load %5.2f  %s\n", time.Since(s.began).Seconds(), ktest.LoadAverage(), fmt.Sprintf(format, args...))
 }
 
 func topicName(partition int) (topic string, number int32) {
