@@ -15,7 +15,7 @@ FAILOVERS ?= 50
 MOVEKILLS ?= 20
 FAILKILLS ?= 10
 
-.PHONY: bench bench-groups bench-quick bench-scale groups help build test sim wide wide-real kills campaign moves bugs race lint fuzz ci quickstart clean
+.PHONY: bench bench-groups bench-quick bench-scale groups help build test long sim wide wide-real kills campaign moves bugs race lint fuzz ci quickstart clean
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -27,6 +27,9 @@ test: ## all tests; those on real Kafka are skipped, and say why, where Java or 
 
 sim: ## replicators on fake Kafka and on the broker model in fake time, on all cores: SEEDS=N scenarios, from SEED=N on; goes on where it was interrupted
 	$(GO) run ./tests/sim/simrun -seed $(or $(SEED),1) -seeds $(or $(SEEDS),$(if $(SEED),1,100))
+
+long: ## the tests that a plain go test leaves out, since another shows much the same in less time; ten minutes
+	ANABRANCH_REQUIRE_KAFKA=1 ANABRANCH_TEST_LONG=1 $(GO) test -count=1 -timeout 0 -v -run 'TestMirrorMakerCopies|TestReal_LeadersAreKilled|TestMoves_FailbackWithEachPolicy' ./internal/ktest ./internal/replicate ./tests/e2e
 
 wide: ## a worker dies that copied PARTITIONS=10000 on the broker model: how long until all run again, and what that sends
 	ANABRANCH_SIM_PARTITIONS=$(PARTITIONS) $(GO) test -count=1 -timeout 0 -v -run '^TestModel_ManyPartitions$$' ./tests/sim

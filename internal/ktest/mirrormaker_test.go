@@ -9,6 +9,7 @@ import (
 )
 
 func TestMirrorMakerCopiesUnderTheSameName(t *testing.T) {
+	Long(t) // the bench starts it, too
 	t.Parallel()
 	source := RealCluster(t, Options{})
 	target := RealCluster(t, Options{Version: Oldest})

@@ -15,6 +15,19 @@ import (
 // continuous integration sets it to 1.
 const RequireEnv = "ANABRANCH_REQUIRE_KAFKA"
 
+// LongEnv is the environment variable that also runs the tests that a plain go
+// test leaves out, since another shows much the same in less time: make long sets
+// it to 1.
+const LongEnv = "ANABRANCH_TEST_LONG"
+
+// Long skips a test that a plain go test leaves out, and says so.
+func Long(tb testing.TB) {
+	tb.Helper()
+	if os.Getenv(LongEnv) != "1" {
+		tb.Skipf("skipped, because it takes long: make long runs it (%s=1)", LongEnv)
+	}
+}
+
 // RealCluster starts a cluster for the length of a test. Where Java, Maven or
 // the jars cannot be had it skips the test and says why, or fails it when
 // ANABRANCH_REQUIRE_KAFKA is 1.

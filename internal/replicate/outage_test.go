@@ -178,7 +178,8 @@ func lose(t *testing.T, w *worker, f *flow, name string, c *ktest.Cluster) {
 // TestReal_LeadersAreKilled kills (-9) leaders of clusters of three brokers
 // under load: nothing is lost, doubled or reordered.
 func TestReal_LeadersAreKilled(t *testing.T) {
-	t.Parallel() // most of it is waiting
+	ktest.Long(t) // the scenario "brokers" of tests/sim kills them on real Kafka, too
+	t.Parallel()  // most of it is waiting
 	o := ktest.Options{Brokers: 3, HeapMB: 200}
 	src, tgt := ktest.RealCluster(t, o), ktest.RealCluster(t, o)
 	r := newRig(t, src, tgt, "leaders")

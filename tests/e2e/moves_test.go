@@ -324,6 +324,7 @@ func TestMoves_FailoverAndTheOldSideReturns(t *testing.T) {
 // not copied, three times, and takes it back with another policy each time. No
 // server runs while the pair moves.
 func TestMoves_FailbackWithEachPolicy(t *testing.T) {
+	ktest.Long(t) // tests/moves fails back once with each, under load
 	t.Parallel() // most of it is waiting
 	l := newLab(t)
 	var everywhere []string // each is once on both sides
