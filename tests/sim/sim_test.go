@@ -186,9 +186,9 @@ const (
 
 // How many seeds a plain go test runs.
 const (
-	shortSeeds = 80
+	shortSeeds = 200
 	longSeeds  = 4
-	modelSeeds = 800
+	modelSeeds = 2000
 )
 
 // seeds plays the scenarios of some seeds: those that the environment names, or
