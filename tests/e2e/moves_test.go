@@ -325,7 +325,7 @@ func TestMoves_FailoverAndTheOldSideReturns(t *testing.T) {
 // server runs while the pair moves.
 func TestMoves_FailbackWithEachPolicy(t *testing.T) {
 	ktest.Long(t) // tests/moves fails back once with each, under load
-	t.Parallel() // most of it is waiting
+	t.Parallel()  // most of it is waiting
 	l := newLab(t)
 	var everywhere []string // each is once on both sides
 	decided := map[dr.TailPolicy]string{}
