@@ -1,8 +1,14 @@
 package replicate
 
 import (
+	"context"
+	"fmt"
 	"maps"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/anabranch/anabranch/internal/kstate"
 )
 
 // What a cluster held that is lost can only be told by somebody who saw it. So
@@ -12,7 +18,9 @@ import (
 //
 // The record travels in the slot's own state writes. It is written when an end has
 // moved, about once a second, more rarely where it is large; and now and then
-// while nothing moves, because otherwise it would look old.
+// while nothing moves, because otherwise it would look old. A paused replicator has
+// no state writes: whoever has the slot then writes the record by itself. It needs no
+// fence: late, it is older than what it replaces and says so, until the next one.
 
 const (
 	endsEvery     = time.Second
@@ -168,4 +176,65 @@ func (s *slot) noteEnds(now time.Time, src *clusterMeta) {
 	}
 	s.state.ends = encode(k.record())
 	k.written, k.due = now, now.Add(max(endsEvery, time.Duration(len(s.state.ends))*time.Second/endsPerSecond))
+}
+
+// endsAtRest keeps the record of what is seen of the source while the slot rests and
+// ctx lasts. What a move stopped is left alone: its report is made.
+func (s *slot) endsAtRest(ctx context.Context) {
+	k, known := s.e.readEnds(s.n), s.e.checkpointed(s.n)
+	for sleep(ctx, endsEvery) == nil {
+		now, o := time.Now(), s.e.orderOf(s.n)
+		if _, held := s.e.heldBack(); held || o.stopped || o.sealing || now.Before(k.due) || !s.e.paused() {
+			continue
+		}
+		s.e.mu.Lock()
+		asked := s.e.mu.ends
+		s.e.mu.Unlock()
+		src := s.e.source.meta()
+		told, there := make(map[tp]int64, len(known)), make(map[tp]int64, len(known))
+		for _, id := range known {
+			if src.byID[id.topicID] == nil && s.e.sourceMissing.of(id.topicID) == presenceGone {
+				continue
+			}
+			there[id] = -1
+			if end, ok := asked[id]; ok {
+				told[id] = end[1]
+			}
+		}
+		if !k.update(now, s.e.source.answered(), told, there) {
+			continue
+		}
+		value := encode(k.record())
+		k.written, k.due = now, now.Add(max(endsEvery, time.Duration(len(value))*time.Second/endsPerSecond))
+		if err := s.e.writeEnds(ctx, s.n, value); err != nil && ctx.Err() == nil {
+			s.e.note("tell where the source ends", err)
+			k = s.e.readEnds(s.n)
+		}
+	}
+}
+
+// checkpointed returns the partitions of a slot that have a checkpoint.
+func (e *Engine) checkpointed(n int32) (out []tp) {
+	prefix := prefixCheckpoint(e.o.Name)
+	e.targetState.Range(n, prefix, func(k string, b []byte) {
+		id, err := parseKey(k[len(prefix):])
+		if err != nil {
+			return
+		}
+		if ck, err := decode[checkpoint](b); err == nil && !ck.Retired {
+			out = append(out, id)
+		}
+	})
+	return out
+}
+
+// writeEnds writes the record of a slot that rests.
+func (e *Engine) writeEnds(ctx context.Context, n int32, value []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	r := &kgo.Record{Topic: kstate.Topic, Partition: n, Key: []byte(keyEnds(e.o.Name)), Value: value}
+	if err := e.controlProducer.ProduceSync(ctx, r).FirstErr(); err != nil {
+		return fmt.Errorf("write %s: %w", keyEnds(e.o.Name), err)
+	}
+	return nil
 }

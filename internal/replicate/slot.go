@@ -219,10 +219,16 @@ func (s *slot) run(ctx context.Context) {
 }
 
 // rest waits until the replicator is resumed or released. What the slot has done
-// is in the state topic: nothing is taken over, read or written before.
+// is in the state topic: nothing is taken over, read or written before, but what is
+// seen of the source.
 func (s *slot) rest(ctx context.Context) {
 	s.view.Store(&slotView{owned: true, resting: true})
+	look, stop := context.WithCancel(ctx)
+	var looking sync.WaitGroup
+	looking.Go(func() { s.endsAtRest(look) })
 	s.e.waitWhile(ctx, s.resting)
+	stop()
+	looking.Wait()
 	if ctx.Err() == nil && s.resting() {
 		sleep(ctx, time.Second) //nolint:errcheck // the state table ended: the caller finds out
 	}
