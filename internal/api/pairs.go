@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -21,7 +22,8 @@ import (
 type PairService interface {
 	Pairs(ctx context.Context) ([]dr.PairStatus, error)
 	Pair(ctx context.Context, name string) (dr.PairStatus, error)
-	// Runs returns the runs of a pair, newest first; of all pairs for "".
+	// Runs returns the runs of a pair, newest first; of all pairs for "". Where
+	// only some could be read their runs come with a *dr.UnreadRunsError.
 	Runs(ctx context.Context, pair string) ([]dr.Run, error)
 	// Run returns a run with its steps.
 	Run(ctx context.Context, id string) (dr.Run, error)
@@ -58,6 +60,8 @@ func (s *Server) handlePair(w http.ResponseWriter, r *http.Request) error {
 type RunList struct {
 	Runs    []dr.Run `json:"runs"`
 	LeftOut int      `json:"left_out,omitempty"` // older ones, for the limit
+
+	Unread []dr.UnreadPair `json:"unread,omitempty"` // pairs whose runs are missing
 }
 
 // ListRuns returns the newest of the runs, which are newest first, without their
@@ -88,10 +92,13 @@ func (s *Server) handleRuns(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	all, err := s.opts.Pairs.Runs(ctx, query.Get("pair"))
-	if err != nil {
+	list := ListRuns(all, limit)
+	if partial, ok := errors.AsType[*dr.UnreadRunsError](err); ok {
+		list.Unread = partial.Pairs
+	} else if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, ListRuns(all, limit))
+	return writeJSON(w, http.StatusOK, list)
 }
 
 func (s *Server) handleRun(w http.ResponseWriter, r *http.Request) error {

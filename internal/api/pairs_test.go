@@ -33,7 +33,11 @@ func (f *fakePairs) Runs(_ context.Context, pair string) ([]dr.Run, error) {
 	if pair == "none" {
 		return nil, &dr.Error{Code: dr.CodeNotFound, Err: fmt.Errorf("no pair %q", pair)}
 	}
-	return []dr.Run{{ID: "r1", Pair: "orders-dr", Steps: []dr.StepStatus{{ID: "switch"}}}}, nil
+	runs := []dr.Run{{ID: "r1", Pair: "orders-dr", Steps: []dr.StepStatus{{ID: "switch"}}}}
+	if pair == "" {
+		return runs, &dr.UnreadRunsError{Pairs: []dr.UnreadPair{{Pair: "z", Reason: "no cluster answers"}}}
+	}
+	return runs, nil
 }
 
 func (f *fakePairs) Run(_ context.Context, id string) (dr.Run, error) {
@@ -66,8 +70,12 @@ func TestPairs_Routes(t *testing.T) {
 			t.Errorf("%s: %s, want %s", path, got, want)
 		}
 	}
-	if got := get(t, srv.URL+"/api/v1/runs"); !strings.Contains(got, `"id":"r1"`) || strings.Contains(got, "switch") {
-		t.Errorf("runs: %s", got)
+	if got := get(t, srv.URL+"/api/v1/runs"); !strings.HasPrefix(got, "200 ") || !strings.Contains(got, `"id":"r1"`) || strings.Contains(got, "switch") ||
+		!strings.Contains(got, `"unread":[{"pair":"z","reason":"no cluster answers"}]`) {
+		t.Errorf("runs of all pairs, one of which can't be read: %s", got)
+	}
+	if got := get(t, srv.URL+"/api/v1/runs?pair=orders-dr"); strings.Contains(got, `"unread":`) {
+		t.Errorf("runs of one pair: %s", got)
 	}
 	resp, err := http.Get(srv.URL + "/api/v1/runs/r1/events")
 	if err != nil {

@@ -131,8 +131,8 @@ func (p *Pairs) again(ctx context.Context, id string, o MoveOptions, do func(con
 	return do(ctx, m)
 }
 
-// Runs returns the runs of a pair, newest first; of all pairs for "". With an
-// error come the runs of those pairs that could be read.
+// Runs returns the runs of a pair, newest first; of all pairs for "". Where only some
+// pairs could be read their runs come with a *dr.UnreadRunsError.
 func (p *Pairs) Runs(ctx context.Context, pair string) ([]dr.Run, error) {
 	names := p.cfg.PairNames
 	if pair != "" {
@@ -146,7 +146,25 @@ func (p *Pairs) Runs(ctx context.Context, pair string) ([]dr.Run, error) {
 	wg.Wait()
 	out := slices.Concat(lists...)
 	slices.SortStableFunc(out, func(a, b dr.Run) int { return b.StartedAt.Compare(a.StartedAt) })
-	return out, errors.Join(errs...)
+	return out, unreadRuns(names, errs)
+}
+
+// unreadRuns is why the runs of some pairs are missing, by the error of each.
+func unreadRuns(names []string, errs []error) error {
+	var unread dr.UnreadRunsError
+	for i, err := range errs {
+		if err != nil {
+			unread.Pairs = append(unread.Pairs, dr.UnreadPair{Pair: names[i], Reason: err.Error()})
+		}
+	}
+	switch len(unread.Pairs) {
+	case 0:
+		return nil
+	case len(names):
+		return errors.Join(errs...)
+	default:
+		return &unread
+	}
 }
 
 func (p *Pairs) runsOf(ctx context.Context, pair string) ([]dr.Run, error) {

@@ -122,3 +122,20 @@ func TestPairs_ServerKeepsALook(t *testing.T) {
 		t.Error("the names of a pair's replicators changed: their state would be lost")
 	}
 }
+
+// TestUnreadRuns_AreNamedByPair: what could be read is shown, and nothing at all is an
+// error.
+func TestUnreadRuns_AreNamedByPair(t *testing.T) {
+	t.Parallel()
+	names, away := []string{"a", "b"}, &dr.Error{Code: dr.CodeUnreachable, Err: errors.New("no cluster answers")}
+	if err := unreadRuns(names, []error{nil, nil}); err != nil {
+		t.Error(err)
+	}
+	err := unreadRuns(names, []error{nil, away})
+	if u, ok := errors.AsType[*dr.UnreadRunsError](err); !ok || len(u.Pairs) != 1 || u.Pairs[0] != (dr.UnreadPair{Pair: "b", Reason: "no cluster answers"}) {
+		t.Errorf("one of two: %v", err)
+	}
+	if err := unreadRuns(names, []error{away, away}); dr.CodeOf(err) != dr.CodeUnreachable {
+		t.Errorf("none of two: %v", err)
+	}
+}

@@ -296,6 +296,7 @@ func TestMove_TheDocumentShowsARefusal(t *testing.T) {
 
 func TestRunList_LimitAndWhatCannotBeRead(t *testing.T) {
 	t.Parallel()
+	lost := &dr.UnreadRunsError{Pairs: []dr.UnreadPair{{Pair: "lost", Reason: "no cluster answers"}}}
 	for _, tt := range []struct {
 		args           string
 		unread         error
@@ -308,7 +309,9 @@ func TestRunList_LimitAndWhatCannotBeRead(t *testing.T) {
 		{args: "run list --limit 0", stdout: "20261122-0900-switchover-left"},
 		{args: "run list --limit -1", code: 2, stderr: "--limit -1 is negative"},
 		{args: "run list lost", code: 3, stderr: "no cluster answers"},
-		{args: "run list", unread: errors.New("pair lost: no cluster answers"), code: 5, stdout: "20261123-2017-switchover-x7k2", stderr: "anabranch: pair lost: no cluster answers"},
+		{args: "run list", unread: lost, code: 5, stdout: "20261123-2017-switchover-x7k2", stderr: "anabranch: left out pair lost: no cluster answers\n"},
+		{args: "run list -o json", unread: lost, code: 5, stdout: `"reason": "no cluster answers"`, stderr: "anabranch: left out pair lost: no cluster answers\n"},
+		{args: "run list", unread: errors.New("no cluster answers"), code: 1, stderr: "no cluster answers"},
 	} {
 		fake := newPairFake()
 		fake.unread = tt.unread

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -60,16 +61,13 @@ A pair of which no cluster answers is left out: the exit code is 5 then.`, 0, 1,
 				pair = args[0]
 			}
 			runs, err := s.Runs(cmd.Context(), pair)
-			if err != nil && len(runs) == 0 {
+			list := api.ListRuns(runs, limit)
+			if partial, ok := errors.AsType[*dr.UnreadRunsError](err); ok {
+				list.Unread = partial.Pairs
+			} else if err != nil {
 				return err
 			}
-			if perr := printRuns(printer(d, cmd), api.ListRuns(runs, limit)); perr != nil {
-				return perr
-			}
-			if err != nil {
-				return &dr.Error{Code: dr.CodePartial, Err: err}
-			}
-			return nil
+			return printRuns(printer(d, cmd), list)
 		},
 	}
 	cmd.ValidArgsFunction = flags.completePairs(d)
@@ -79,6 +77,7 @@ A pair of which no cluster answers is left out: the exit code is 5 then.`, 0, 1,
 	return cmd
 }
 
+// printRuns prints a list, and says on standard error which pairs it lacks.
 func printRuns(p *out.Printer, list api.RunList) error {
 	switch {
 	case len(list.Runs) == 0:
@@ -86,7 +85,7 @@ func printRuns(p *out.Printer, list api.RunList) error {
 	case list.LeftOut > 0:
 		p.Note("left out: %s; --limit 0 lists all", count(int64(list.LeftOut), "older run"))
 	}
-	return p.Data(list, func(pg *out.Page) {
+	err := p.Data(list, func(pg *out.Page) {
 		var rows [][]string
 		for _, r := range list.Runs {
 			state := string(r.State)
@@ -97,6 +96,13 @@ func printRuns(p *out.Printer, list api.RunList) error {
 		}
 		pg.Table([]string{"RUN", "PAIR", "KIND", "STATE", "FROM", "TO", "BEGAN", "ENDED", "BY", "REASON"}, rows)
 	})
+	if err != nil || len(list.Unread) == 0 {
+		return err
+	}
+	for _, u := range list.Unread {
+		p.Note("anabranch: left out pair %s: %s", u.Pair, u.Reason)
+	}
+	return &toldError{code: dr.CodePartial}
 }
 
 func newRunDescribe(d Deps) *cobra.Command {

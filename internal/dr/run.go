@@ -2,6 +2,7 @@ package dr
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 )
 
@@ -206,4 +207,24 @@ type RunEvent struct {
 	Message string       `json:"message,omitempty"`
 	Elapsed float64      `json:"elapsed_seconds"`       // of the step, of the run for its own events
 	ETA     float64      `json:"eta_seconds,omitempty"` // until the gate passes, by the rate at which Left shrinks; 0: not known
+}
+
+// UnreadPair is a pair whose journal could not be read, and why.
+type UnreadPair struct {
+	Pair   string `json:"pair"`
+	Reason string `json:"reason"`
+}
+
+// UnreadRunsError is returned together with the runs of the pairs that could be read.
+type UnreadRunsError struct {
+	Pairs []UnreadPair // at least one
+}
+
+// Error names the pairs.
+func (e *UnreadRunsError) Error() string {
+	var list []string
+	for _, p := range e.Pairs {
+		list = append(list, "pair "+p.Pair+": "+p.Reason)
+	}
+	return "runs may be missing: " + strings.Join(list, "; ")
 }
