@@ -254,7 +254,7 @@ func (p *Pairs) openMoves(ctx context.Context, name string, o MoveOptions) (*mov
 		Pair: name, Journal: m.journal, Clusters: clusters, InitialActive: active, Who: o.Who, Watch: o.Watch, Logger: m.log,
 		Ports: move.Ports{
 			Sides: sidesPort{m}, Fence: fencePort{m}, Transactions: fencePort{m}, Access: accessPort{m}, Replication: replicationPort{m},
-			Groups: groupsPort{m}, Verify: verifyPort{m}, Ledger: ledgerPort{m}, Hooks: hooksPort{m}, Drill: drillPort{m},
+			Groups: groupsPort{m}, Verify: verifyPort{m}, Ledger: ledgerPort{m}, Rebuild: rebuildPort{m}, Hooks: hooksPort{m}, Drill: drillPort{m},
 		},
 	})
 	return m, nil

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,30 +45,89 @@ func (q decision) make(ctx context.Context, s PairService, params *move.Paramete
 		planPage(&page, plan)
 		q.p.Raw(page.String())
 	}
-	params.TailSeen = &tail.Records
-	switch {
-	case tail.Empty() && q.yes:
-		return nil
-	case tail.Empty():
-		return confirm(ctx, q.d, q.p, question{what: string(dr.RunFailback), pair: q.pair})
-	case !q.ask:
-		return q.refuse(*tail)
+	if params.Tail == dr.TailUndecided {
+		params.TailSeen = &tail.Records
+		switch {
+		case tail.Empty():
+		case !q.ask:
+			err := q.refuse(*tail, "--tail append, quarantine or discard", "it must be decided what becomes of the records that only the returned cluster has")
+			choices(q.p, q.pair)
+			return err
+		default:
+			if params.Tail, err = q.policy(ctx); err != nil {
+				return err
+			}
+		}
 	}
-	if params.Tail, err = q.policy(ctx); err != nil {
+	if err := q.rebuild(ctx, *tail, params); err != nil {
 		return err
+	}
+	if q.yes {
+		return nil
 	}
 	return confirm(ctx, q.d, q.p, question{what: string(dr.RunFailback), pair: q.pair})
 }
 
+// undecidedYet reports whether something of a failback must be decided that was not
+// said on the command line.
+func undecidedYet(p move.Parameters) bool {
+	consents := p.DeleteTopics && p.LoseHistory
+	return !p.Rebuilt && (p.Tail == dr.TailUndecided || p.RebuildTopics && !consents)
+}
+
+// rebuild asks for what the deletion of topics needs.
+func (q decision) rebuild(ctx context.Context, tail dr.TailReport, params *move.Parameters) error {
+	n, gone := len(tail.Rebuild), tail.RebuildGone()
+	if !params.RebuildTopics || n == 0 {
+		return nil
+	}
+	for _, t := range tail.Rebuild {
+		if t.Kept != "" {
+			return q.refuse(tail, "do that first, or leave --rebuild-topics out", fmt.Sprintf("topic %s can't be deleted and made anew: %s", t.Topic, t.Kept))
+		}
+	}
+	for _, c := range []struct {
+		needed  bool
+		given   *bool
+		flag    string
+		problem string
+		phrase  string
+	}{
+		{true, &params.DeleteTopics, "--delete-topics", count(int64(n), "topic") + " of the returned cluster would be deleted and made anew", "delete " + count(int64(n), "topic")},
+		{
+			gone > 0, &params.LoseHistory, "--lose-history",
+			fmt.Sprintf("they hold at most %s that the active does not have any more, and these would be gone", count(gone, "older record")), "lose " + count(gone, "record"),
+		},
+	} {
+		switch {
+		case !c.needed || *c.given:
+			continue
+		case !q.ask:
+			return q.refuse(tail, c.flag, c.problem)
+		}
+		q.p.Raw(fmt.Sprintf("%s. Type %q to agree: ", upper(c.problem), c.phrase))
+		answer, err := readLine(ctx, q.d, q.p)
+		if err != nil {
+			return err
+		}
+		if answer != c.phrase {
+			return &dr.Error{Code: dr.CodeRefused, Hint: "nothing was changed; " + c.flag + " agrees without asking", Err: errors.New("not confirmed")}
+		}
+		*c.given, params.TopicsSeen = true, &n
+	}
+	return nil
+}
+
+func upper(text string) string { return strings.ToUpper(text[:1]) + text[1:] }
+
 // refuse says what there is to decide, and how to.
-func (q decision) refuse(tail dr.TailReport) error {
-	why := &dr.Error{Code: dr.CodeRefused, Hint: "--tail append, quarantine or discard; nothing was changed", Err: errors.New("it must be decided what becomes of the records that only the returned cluster has")}
+func (q decision) refuse(tail dr.TailReport, hint, problem string) error {
+	why := &dr.Error{Code: dr.CodeRefused, Hint: hint + "; nothing was changed", Err: errors.New(problem)}
 	u := undecided{Tail: tail, Error: out.Describe(why)}
 	u.Error.Pair = q.pair
 	if err := q.p.Data(u, func(pg *out.Page) { tailText(pg, tail) }); err != nil {
 		return err
 	}
-	choices(q.p, q.pair)
 	return why
 }
 
@@ -143,4 +203,15 @@ func tailText(pg *out.Page, t dr.TailReport) {
 	if t.Unlisted > 0 {
 		pg.Line("and %s with fewer", count(int64(t.Unlisted), "partition"))
 	}
+	if len(t.Rebuild) == 0 {
+		return
+	}
+	pg.Line("%s of the returned cluster to be deleted, made anew, and copied from the active:", count(int64(len(t.Rebuild)), "topic"))
+	rows = rows[:0]
+	for _, r := range t.Rebuild {
+		rows = append(rows, []string{
+			r.Topic, r.TopicID, strconv.Itoa(r.Partitions), strconv.FormatInt(r.Tail, 10), strconv.FormatInt(r.Known, 10), strconv.FormatInt(r.Gone, 10), cmp.Or(r.Kept, "-"),
+		})
+	}
+	pg.Table([]string{"TOPIC", "ID", "PARTITIONS", "TAIL", "LEFT EARLIER", "GONE AT MOST", "KEPT, BECAUSE"}, rows)
 }

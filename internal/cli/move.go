@@ -28,6 +28,9 @@ type moveFlags struct {
 	tail      string
 	rebuilt   bool
 	stay      bool
+	rebuild   bool
+	delete    bool
+	forget    bool
 	export    string
 	drill     bool
 }
@@ -126,8 +129,15 @@ Without --tail, on a terminal, they are listed, and then you are asked. Without 
 terminal, or with --yes, nothing is done if there are any; if there are none, nothing has
 to be decided.
 
-In all three the old log stays as it is. Then both directions run again, and when the
-returned cluster has caught up, a switchover makes it active, unless --stay is given.
+In all three the old log stays as it is, unless --rebuild-topics is given: then, behind
+the point of no return, the topics of the returned cluster that have what the active has
+not are deleted and made anew, and get everything from the active, so that both logs are
+equal. That is shown and asked for by itself; --yes does not include it: --delete-topics
+does, and --lose-history where the returned cluster has older records that the active
+does not have any more.
+
+Then both directions run again, and when the returned cluster has caught up, a switchover
+makes it active, unless --stay is given.
 
 --rebuilt is for a new, empty cluster in place of the lost one: it gets everything, and
 the old cluster's id is retired. --export FILE writes the tail as lines of JSON, also
@@ -135,6 +145,7 @@ with --dry-run and before you are asked.`, 0, 1, 2, 3, 4),
 		Example: `  anabranch failback orders-dr --dry-run --export tail.jsonl --config anabranch.yaml
   anabranch failback orders-dr --stay
   anabranch failback orders-dr --tail quarantine --export tail.jsonl --stay
+  anabranch failback orders-dr --tail quarantine --rebuild-topics --stay
   anabranch failback orders-dr --rebuilt --yes`,
 		Args: exactly("PAIR"),
 		RunE: answer(d, ofPair, func(cmd *cobra.Command, args []string, p *out.Printer) error {
@@ -145,6 +156,9 @@ with --dry-run and before you are asked.`, 0, 1, 2, 3, 4),
 	fl := cmd.Flags()
 	fl.StringVar(&f.tail, "tail", "", "append, quarantine or discard: what becomes of records that only the returned cluster has (default: you are asked, if there are any)")
 	fl.BoolVar(&f.rebuilt, "rebuilt", false, "the other cluster is a new, empty one")
+	fl.BoolVar(&f.rebuild, "rebuild-topics", false, "delete the topics of the returned cluster that have what the active has not, and copy them anew")
+	fl.BoolVar(&f.delete, "delete-topics", false, "with --rebuild-topics: do not ask whether these topics may be deleted")
+	fl.BoolVar(&f.forget, "lose-history", false, "with --rebuild-topics: also where older records would be gone that the active does not have any more")
 	fl.BoolVar(&f.stay, "stay", false, "no switchover afterwards: the returned cluster stays the standby")
 	fl.StringVar(&f.export, "export", "", "file for the records that only the returned cluster has, as lines of JSON")
 	must(cmd.MarkFlagFilename("export", "jsonl"))
@@ -157,12 +171,17 @@ func (f *moveFlags) parameters(cmd *cobra.Command) (move.Parameters, error) {
 	p := move.Parameters{
 		To: f.to, LagThreshold: f.lag, Consumers: move.Consumers(f.consumers), FenceBy: move.FenceMethod(f.fence), AbortTransactions: f.abort, Force: f.force,
 		Tail: dr.TailPolicy(f.tail), Rebuilt: f.rebuilt, Stay: f.stay,
+		RebuildTopics: f.rebuild, DeleteTopics: f.delete, LoseHistory: f.forget,
 	}
 	switch {
 	case f.tail != "" && p.Tail != dr.TailAppend && p.Tail != dr.TailQuarantine && p.Tail != dr.TailDiscard:
 		return p, usageError(cmd, fmt.Errorf("--tail %q: want append, quarantine or discard", f.tail))
 	case f.tail != "" && f.rebuilt:
 		return p, usageError(cmd, errors.New("--tail is about the records of a cluster that returned; a rebuilt one has none"))
+	case f.rebuild && f.rebuilt:
+		return p, usageError(cmd, errors.New("--rebuild-topics is about the topics of a cluster that returned; a rebuilt one has none"))
+	case (f.delete || f.forget) && !f.rebuild:
+		return p, usageError(cmd, errors.New("--delete-topics and --lose-history say what --rebuild-topics may do: give that, too"))
 	case f.lag < 0:
 		return p, usageError(cmd, fmt.Errorf("--lag-threshold %d is negative", f.lag))
 	case f.consumers != "" && p.Consumers != move.ConsumersDrain && p.Consumers != move.ConsumersSync:
@@ -207,7 +226,7 @@ func (f *moveFlags) run(cmd *cobra.Command, d Deps, p *out.Printer, pair string,
 		return nil
 	}
 	ask := !f.yes && d.Terminal()
-	if kind == dr.RunFailback && params.Tail == dr.TailUndecided && !params.Rebuilt {
+	if kind == dr.RunFailback && undecidedYet(params) {
 		q := decision{d: d, p: p, pair: pair, ask: ask, yes: f.yes}
 		if err := q.make(ctx, s, &params, o); err != nil {
 			return err

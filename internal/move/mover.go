@@ -55,6 +55,7 @@ type Parameters struct {
 	Stay               bool          `json:"stay,omitempty"`                // failback: no switchover afterwards
 	RebuildTopics      bool          `json:"rebuild_topics,omitempty"`      // failback: topics of the returned cluster that have what the active has not are made anew
 	DeleteTopics       bool          `json:"delete_topics,omitempty"`       // consent: to the deletion that takes
+	TopicsSeen         *int          `json:"topics_seen,omitempty"`         // topics that were shown to whoever agreed to that; more are refused. nil: whichever there are
 	LoseHistory        bool          `json:"lose_history,omitempty"`        // consent: also with older records that the active does not have any more
 }
 

@@ -27,6 +27,8 @@ func agreed(p Parameters, found dr.TailReport, returned string) error {
 	switch {
 	case n > 0 && !p.DeleteTopics:
 		return refuse("--delete-topics, if that is meant", "%d topics of %s would be deleted and made anew, the first is %s", n, returned, found.Rebuild[0].Topic)
+	case p.TopicsSeen != nil && n > *p.TopicsSeen:
+		return refuse("look at them, and decide again", "it was agreed to delete %d topics of %s, and meanwhile there are %d", *p.TopicsSeen, returned, n)
 	case found.RebuildGone() > 0 && !p.LoseHistory:
 		return refuse("--lose-history, if that is meant", "%s has at most %s in these topics that the active does not have any more, and they would be gone", returned, records(found.RebuildGone()))
 	}

@@ -30,6 +30,10 @@ func (r recipe) report(run dr.Run) *dr.RunReport {
 	var tail dr.TailReport
 	if take(step(stepLedger).Result, &tail) {
 		out.Tail = &tail
+		var made []dr.RebuildTopic
+		if take(step(stepRebuild).Result, &made) {
+			tail.Rebuild = made
+		}
 	}
 	var drill dr.DrillReport
 	if take(step(stepCanary).Result, &drill) && drill.Topic != "" {
@@ -82,6 +86,18 @@ func (r recipe) findings(step func(string) dr.StepStatus) []dr.Finding {
 		if take(step(id).Result, &h) && h.Error != "" {
 			out = append(out, dr.Finding{Code: "hook_failed", Severity: dr.SeverityError, Subject: "step " + id, Message: h.Error, Fix: "do by hand what the hook does"})
 		}
+	}
+	var made []dr.RebuildTopic
+	if take(step(stepRebuild).Result, &made) {
+		for _, t := range made {
+			if t.Kept != "" {
+				out = append(out, dr.Finding{Code: "topic_kept", Severity: dr.SeverityError, Subject: "topic " + t.Topic, Message: "it was not made anew: " + t.Kept, Fix: "verify"})
+			}
+		}
+	}
+	var carried finalGroups
+	if take(step(stepRebuildGroups).Result, &carried) {
+		out = append(out, loose("group_not_exact", carried.Evidence)...)
 	}
 	var final finalGroups
 	if take(step(stepGroupsFinal).Result, &final) {
