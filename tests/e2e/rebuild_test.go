@@ -2,17 +2,19 @@ package e2e
 
 import (
 	"encoding/json"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kadm"
 
 	"github.com/anabranch/anabranch/internal/dr"
 )
 
 // madeAnew loses the primary with records that were not copied, and has its topic
-// made anew from the secondary: both logs are equal then, and nothing is known to
+// made anew from the secondary, by a run that is killed when the old one is gone: both logs are equal then, and nothing is known to
 // differ any more, not even what was left on the primary before. Groups go on at
 // their next records, also one that only the primary knew.
 func (l *lab) madeAnew(everywhere []string) {
@@ -47,8 +49,9 @@ func (l *lab) madeAnew(everywhere []string) {
 	if r := said.Tail.Rebuild[0]; r.Topic != movedTopic || r.Tail != 2 || r.Known != 4 || r.Gone != 0 || r.Kept != "" {
 		l.t.Errorf("to be made anew: %+v", r)
 	}
-	exit, stdout, stderr = l.anabranch(append(args, "--delete-topics")...)
-	l.t.Logf("failback --rebuild-topics: exit %d\n%s", exit, stderr)
+	id := l.killedWhenGone(append(args, "--delete-topics")...)
+	exit, stdout, stderr = l.anabranch("run", "resume", id, "-o", "json")
+	l.t.Logf("failback --rebuild-topics, resumed: exit %d\n%s", exit, stderr)
 	var run dr.Run
 	if err := json.Unmarshal([]byte(stdout), &run); exit != 0 || err != nil {
 		l.t.Fatalf("exit %d, %v\n%s", exit, err, stdout)
@@ -87,4 +90,41 @@ func (l *lab) madeAnew(everywhere []string) {
 		l.t.Fatal(err)
 	}
 	l.compared(nil)
+}
+
+// killedWhenGone runs a command, and kills it -9 as soon as the primary does not have
+// the topic any more that it had, or has another one. It returns the run.
+func (l *lab) killedWhenGone(args ...string) string {
+	l.t.Helper()
+	id := func() kadm.TopicID {
+		list, err := l.primary.adm.ListTopics(l.t.Context(), movedTopic)
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		return list[movedTopic].ID
+	}
+	before := id()
+	cmd := exec.CommandContext(l.t.Context(), l.bin, append(args, "--config", l.file)...)
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	for limit := time.Now().Add(time.Minute); id() == before; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(limit) {
+			l.t.Fatal("the topic was not deleted")
+		}
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		l.t.Fatal(err)
+	}
+	_ = cmd.Wait()               // it says that it was killed
+	time.Sleep(11 * time.Second) // a lock is believed for 10
+	exit, stdout, stderr := l.anabranch("run", "list", "orders-dr", "-o", "json")
+	var list struct{ Runs []dr.Run }
+	if err := json.Unmarshal([]byte(stdout), &list); err != nil || exit != 0 || len(list.Runs) == 0 {
+		l.t.Fatalf("exit %d, %v\n%s%s", exit, err, stdout, stderr)
+	}
+	if list.Runs[0].State.Over() {
+		l.t.Errorf("run %s is %s", list.Runs[0].ID, list.Runs[0].State)
+	}
+	return list.Runs[0].ID
 }
