@@ -203,5 +203,15 @@ func TestRebuild_GoesOnWhereItDied(t *testing.T) {
 		}
 		put(east, fmt.Sprintf("e-%d", parts))
 		w.same(want)
+		returned, active := w.refs()
+		for _, d := range [][2]dr.ClusterRef{{returned, active}, {active, returned}} {
+			eventually(t, func() error {
+				ev, err := verifyPort{w.m}.Tail(t.Context(), d[0], d[1], 1000)
+				if i := slices.IndexFunc(ev, func(e dr.Evidence) bool { return !e.Passed }); i >= 0 {
+					return fmt.Errorf("%s to %s differs: %+v", d[0].Name, d[1].Name, ev[i])
+				}
+				return err
+			})
+		}
 	}
 }

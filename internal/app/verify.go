@@ -107,6 +107,9 @@ func verifyOptions(settings config.Replicator, name string, source, target follo
 		}
 		return list, err
 	}
+	o.Whole = func(r offsets.Route) int64 {
+		return replicate.WholeBelow(target.table, name, r.SourceTopicID, r.TargetTopicID, r.Partition)
+	}
 	o.Known = func() ([]verify.KnownRange, error) { return knownRanges(target.table, name) }
 	return o, nil
 }

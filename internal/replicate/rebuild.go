@@ -59,6 +59,26 @@ func (e *Engine) wholly(id tp, target [16]byte, h kbatch.Header) bool {
 	})
 }
 
+// WholeBelow returns the source offset below which a replicator copies everything to
+// a topic of its target, whoever wrote it; 0: nowhere. What can't be read is nowhere.
+func WholeBelow(table *kstate.Table, replicator string, source, target [16]byte, partition int32) int64 {
+	b, ok := table.Get(controlPartition, keyRebuild(replicator, source))
+	if !ok || len(b) == 0 {
+		return 0
+	}
+	rec, err := decode[rebuildRecord](b)
+	if err != nil {
+		return 0
+	}
+	var below int64
+	for _, r := range rec.Rules {
+		if int(partition) < len(r.Below) && r.OldID != hexID(target) {
+			below = max(below, r.Below[partition])
+		}
+	}
+	return below
+}
+
 // MarkRebuild decides what goes into topics that are to be made anew on the target
 // of a replicator, which must be stopped. It may be repeated: ends of logs only
 // grow.

@@ -129,6 +129,11 @@ func aTopicMadeAnewGetsEverything(t *testing.T, old, active ktest.Broker) {
 	if list, err := replicate.GivenUp(toActive.TargetState, "p-to-b"); err != nil || list[anewTopic] != oldID {
 		t.Errorf("given up: %v %v", list, err)
 	}
+	for target, want := range map[[16]byte]int64{oldID: 0, {1}: 4} {
+		if got := replicate.WholeBelow(toOld.TargetState, "p-to-a", activeID, target, 0); got != want {
+			t.Errorf("all below %d is to be copied to topic %x, want %d", got, target, want)
+		}
+	}
 	deleteTopic(t, old, anewTopic)
 	createTopic(t, old, anewTopic, 1, nil)
 	for range 2 {

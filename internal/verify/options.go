@@ -61,6 +61,9 @@ type Options struct {
 	// Known returns the source records of which it was decided that they are not
 	// copied, from the state that Routes has read last; nil: there are none.
 	Known func() ([]KnownRange, error)
+	// Whole returns the source offset of a partition below which the replicator copies
+	// everything, whoever wrote it, from the same state; nil: nowhere.
+	Whole func(offsets.Route) int64
 	// Wait is how long to wait until what the source holds at the beginning is
 	// replicated; 0: what is not counts as lag.
 	Wait time.Duration

@@ -123,6 +123,9 @@ func (r *run) streams(j job, b bounds, starts *[2]atomic.Int64) (source, target 
 		bytes: r.o.FetchBytes, counts: r.counts, limit: r.limit,
 	}
 	source.known = r.knownOf(j)
+	if r.o.Whole != nil {
+		source.whole = r.o.Whole(j.route)
+	}
 	target = &stream{
 		c: r.target, log: targetLog, of: onTarget, from: b.targetFrom, to: b.targetTo, ends: endsAll, own: r.ours,
 		place: newPlacer(m, onTarget, b.targetFrom, j.route.Position), digester: digester, start: &starts[onTarget],

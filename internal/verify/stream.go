@@ -31,6 +31,7 @@ type stream struct {
 	own      func(producerID int64) (bool, error) // whether the records of a producer are compared
 	place    *placer
 	known    []KnownRange
+	whole    int64 // what lies below counts, whoever wrote it
 	digester digester
 	start    *atomic.Int64 // where the log begins by now
 	toEnd    bool          // it ends where the log does
@@ -285,6 +286,7 @@ func (s *stream) batch(b []byte, magic int8, aborted []kmsg.FetchResponseTopicPa
 	if err != nil {
 		return aborted, err
 	}
+	own = own || last < s.whole
 	if !own && !s.digester.keys && !s.place.holds(max(first, s.from), last) {
 		return aborted, nil
 	}
