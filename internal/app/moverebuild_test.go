@@ -93,6 +93,12 @@ func (w *rebuildWorld) refs() (returned, active dr.ClusterRef) {
 // stop seals both directions, and plans to make the topic of east anew.
 func (w *rebuildWorld) stop() json.RawMessage {
 	w.t.Helper()
+	w.seal()
+	return w.plan([]dr.RebuildTopic{{Topic: "orders", TopicID: w.id(w.east), Partitions: 1}})
+}
+
+func (w *rebuildWorld) seal() {
+	w.t.Helper()
 	w.epoch++
 	east, west := w.refs()
 	for _, d := range [][2]dr.ClusterRef{{east, west}, {west, east}} {
@@ -100,7 +106,12 @@ func (w *rebuildWorld) stop() json.RawMessage {
 			w.t.Fatalf("seal (%v): %+v", err, s)
 		}
 	}
-	plan, err := rebuildPort{w.m}.Plan(w.t.Context(), east, west, []dr.RebuildTopic{{Topic: "orders", TopicID: w.id(w.east), Partitions: 1}})
+}
+
+func (w *rebuildWorld) plan(topics []dr.RebuildTopic) json.RawMessage {
+	w.t.Helper()
+	east, west := w.refs()
+	plan, err := rebuildPort{w.m}.Plan(w.t.Context(), east, west, topics)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -213,5 +224,24 @@ func TestRebuild_GoesOnWhereItDied(t *testing.T) {
 				return err
 			})
 		}
+	}
+	// A run that died when the old topic was gone, and was closed: the workers find no
+	// topic, and the next run takes it up, although there is no tail.
+	plan, before = w.stop(), w.id(east)
+	w.dies(plan, 2)
+	w.release()
+	put(west, "without")
+	w.seal()
+	returned, active := w.refs()
+	list, err := rebuildPort{w.m}.Look(t.Context(), returned, active, dr.TailReport{})
+	if err != nil || len(list) != 1 || list[0].TopicID != before || list[0].Kept != "" || list[0].Gone != 0 {
+		t.Fatalf("what was begun: %+v %v", list, err)
+	}
+	if got := w.make(w.plan(list)); got.Kept != "" {
+		t.Fatalf("what was begun: %+v", got)
+	}
+	w.release()
+	if !w.same(want) {
+		t.Errorf("what was begun: east %v, west %v", w.values(east), w.values(west))
 	}
 }
