@@ -169,7 +169,7 @@ func (l *lab) load() *application {
 			a.mu.Lock()
 			a.acked, a.gap, last = append(a.acked, value), max(a.gap, time.Since(last)), time.Now()
 			a.mu.Unlock()
-			time.Sleep(2 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond)
 		}
 	}()
 	return a

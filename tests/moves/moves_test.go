@@ -21,7 +21,7 @@ func TestReal_MovesUnderLoad(t *testing.T) {
 	if testing.Short() {
 		t.Skip("skipped, because real Kafka takes seconds to start")
 	}
-	o, err := parse([]string{"-switchovers", "2", "-failovers", "3", "-failoverkills", "1", "-failbackkills", "0", "-bypass", "1", "-consumers", "sync", "-rebuilt", "0", "-rate", "100", "-between", "2s", "-watch", "3s", "-out", ""}, io.Discard)
+	o, err := parse([]string{"-switchovers", "2", "-failovers", "3", "-failoverkills", "1", "-failbackkills", "0", "-bypass", "1", "-consumers", "sync", "-rebuilt", "0", "-rate", "40", "-between", "2s", "-watch", "3s", "-out", ""}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
