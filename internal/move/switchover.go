@@ -108,6 +108,10 @@ func (r recipe) tailStep() runbook.Step {
 	}
 }
 
+// compareGroups is how often groups are carried again before the step counts as
+// failed and is tried again later.
+const compareGroups = 10
+
 // switchStep is the point of no return. Right before it the groups are compared
 // once more: a consumer that committed meanwhile is carried again.
 func (r recipe) switchStep() runbook.Step {
@@ -121,15 +125,18 @@ func (r recipe) switchStep() runbook.Step {
 			if ok, err := run.Noted(&last); ok && err != nil {
 				return err
 			}
-			same, err := r.Groups.Same(ctx, r.from, last.Seen)
-			if err != nil || same || seeded.Bug("groups-not-compared") {
-				return err
+			// At once, since a consumer with much to read commits more often than a step is
+			// tried again.
+			for range compareGroups {
+				same, err := r.Groups.Same(ctx, r.from, last.Seen)
+				if err != nil || same || seeded.Bug("groups-not-compared") {
+					return err
+				}
+				if last.Seen, last.Evidence, err = r.Groups.Final(ctx, r.from, r.to); err != nil {
+					return err
+				}
+				run.Note(last)
 			}
-			seen, ev, err := r.Groups.Final(ctx, r.from, r.to)
-			if err != nil {
-				return err
-			}
-			run.Note(finalGroups{seen, ev})
 			return errors.New("a consumer committed meanwhile")
 		},
 		Gate: func(ctx context.Context, _ *runbook.Run) (dr.Gate, error) { return r.lagGate(ctx, r.from, r.to, 0) },
