@@ -14,6 +14,7 @@ SWITCHOVERS ?= 20
 FAILOVERS ?= 50
 MOVEKILLS ?= 20
 FAILKILLS ?= 10
+LONG    := TestMirrorMakerCopies|TestUncleanElections|TestReal_(LeadersAreKilled|ClustersComeAndGo|LimitAndQuotas|WaitingPartitions|ARebuiltCluster|FailoverWithTheSourceKilled|SessionsThatEnd|EveryRecordOnce)|TestMoves_(FailbackWithEachPolicy|SwitchoverForthAndBack|FailoverAndTheOldSideReturns)|TestWalk_|TestServe_BothWays
 
 .PHONY: bench bench-groups bench-quick bench-scale groups help build test long sim wide wide-real kills campaign moves bugs race lint fuzz ci quickstart clean
 help: ## show the targets
@@ -28,8 +29,8 @@ test: ## all tests; those on real Kafka are skipped, and say why, where Java or 
 sim: ## replicators on fake Kafka and on the broker model in fake time, on all cores: SEEDS=N scenarios, from SEED=N on; goes on where it was interrupted
 	$(GO) run ./tests/sim/simrun -seed $(or $(SEED),1) -seeds $(or $(SEEDS),$(if $(SEED),1,100))
 
-long: ## the tests that a plain go test leaves out, since another shows much the same in less time; ten minutes
-	ANABRANCH_REQUIRE_KAFKA=1 ANABRANCH_TEST_LONG=1 $(GO) test -count=1 -timeout 0 -v -run 'TestMirrorMakerCopies|TestReal_LeadersAreKilled|TestMoves_FailbackWithEachPolicy' ./internal/ktest ./internal/replicate ./tests/e2e
+long: ## the tests that a plain go test leaves out, since another shows much the same in less time; twenty minutes
+	ANABRANCH_REQUIRE_KAFKA=1 ANABRANCH_TEST_LONG=1 $(GO) test -count=1 -timeout 0 -v -p 1 -run '$(LONG)' ./internal/ktest ./internal/replicate ./tests/assumptions ./tests/e2e
 
 wide: ## a worker dies that copied PARTITIONS=10000 on the broker model: how long until all run again, and what that sends
 	ANABRANCH_SIM_PARTITIONS=$(PARTITIONS) $(GO) test -count=1 -timeout 0 -v -run '^TestModel_ManyPartitions$$' ./tests/sim

@@ -11,6 +11,7 @@ import (
 
 	"github.com/anabranch/anabranch/internal/dr"
 	"github.com/anabranch/anabranch/internal/kclient"
+	"github.com/anabranch/anabranch/internal/kprobe"
 )
 
 const (
@@ -80,17 +81,21 @@ type clockLook struct {
 func (m *moves) clocks(ctx context.Context, s *pairSide, topic string) ([]clockReading, error) {
 	m.clockMu.Lock()
 	defer m.clockMu.Unlock()
-	if l, ok := m.clockSeen[s.name]; ok && time.Since(l.at) < clocksKept {
+	key := s.name + " " + topic
+	if l, ok := m.clockSeen[key]; ok && time.Since(l.at) < clocksKept {
 		return l.list, l.err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	l := clockLook{at: time.Now()}
 	l.list, l.err = m.readClocks(ctx, s, topic)
+	if errors.Is(l.err, kerr.UnknownTopicOrPartition) {
+		return nil, l.err // a drill makes the topic in a moment
+	}
 	if m.clockSeen == nil {
 		m.clockSeen = map[string]clockLook{}
 	}
-	m.clockSeen[s.name] = l
+	m.clockSeen[key] = l
 	return l.list, l.err
 }
 
@@ -153,18 +158,22 @@ func (m *moves) readClocks(ctx context.Context, s *pairSide, topic string) ([]cl
 	return out, nil
 }
 
-// clockEvidence looks at the clocks of both clusters, as far as the topic of
-// drills is there: a look that could not be made is told and closes nothing.
-// worst is -1 where nothing was measured.
+// clockEvidence looks at the clocks of both clusters, in the topic of drills, which
+// has a partition for each broker; before the first drill in the one in which
+// brokers are tried, of one partition. A look that could not be made is told, with
+// what mends it, and closes nothing. worst is -1 where nothing was measured.
 func (m *moves) clockEvidence(ctx context.Context, sides ...*pairSide) (ev []dr.Evidence, worst float64) {
 	var list []clockReading
+	drill := "anabranch switchover " + m.name + " --drill"
 	for _, s := range sides {
 		one, err := m.clocks(ctx, s, dr.CanaryName(m.name))
-		switch {
-		case errors.Is(err, kerr.UnknownTopicOrPartition):
-			ev = append(ev, evidence("clocks", "cluster "+s.name, false, "not looked at", "", "no drill has made topic "+dr.CanaryName(m.name)+" there yet"))
-		case err != nil:
-			ev = append(ev, evidence("clocks", "cluster "+s.name, false, "not looked at", "", err.Error()))
+		if errors.Is(err, kerr.UnknownTopicOrPartition) {
+			if one, err = m.clocks(ctx, s, kprobe.Topic); err == nil {
+				ev = append(ev, evidence("clocks", "cluster "+s.name, false, fmt.Sprintf("of %d broker only", len(one)), "", "a drill looks at all of them: "+drill))
+			}
+		}
+		if err != nil {
+			ev = append(ev, evidence("clocks", "cluster "+s.name, false, "not known", "", fmt.Sprintf("%v; a drill makes the topic for it: %s", err, drill)))
 		}
 		list = append(list, one...)
 	}

@@ -229,7 +229,7 @@ type moves struct {
 	fences  fences
 
 	clockMu   sync.Mutex
-	clockSeen map[string]clockLook // by the name of the cluster
+	clockSeen map[string]clockLook // by the names of cluster and topic
 
 	export func() (io.Writer, error)
 }

@@ -40,7 +40,7 @@ func TestOnRealKafka_WrittenPastTheFence(t *testing.T) {
 			e, err := f.Prove(t.Context(), p)
 			took := time.Since(start)
 			t.Logf("after %v: %+v", took, e.Leaks)
-			if err != nil || e.Closed() || e.ShownAt.IsZero() || len(e.Leaks) != 1 || took > 10*time.Second {
+			if err != nil || e.Closed() || e.ShownAt.IsZero() || len(e.Leaks) != 1 || took > 10*time.Second && !ktest.Overloaded(t) {
 				t.Fatalf("after %v: %+v, %v", took, e, err)
 			}
 			g := e.Leaks[0]

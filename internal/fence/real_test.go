@@ -284,7 +284,7 @@ func realRefused(t *testing.T, r realCluster) {
 func eventually(t *testing.T, fn func() error) {
 	t.Helper()
 	var err error
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(ktest.Patience(10 * time.Second)); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if err = fn(); err == nil {
 			return
 		}

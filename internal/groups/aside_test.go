@@ -212,7 +212,7 @@ func asideOfSilentSource(t *testing.T, a, b *side, o groups.Options, before map[
 		list, err := left.Final(t.Context())
 		took := time.Since(began)
 		t.Logf("%s: the last round took %v: %v", c.name, took, err)
-		if !errors.As(err, new(*groups.SourceError)) || len(list) != 1 || list[0].State != dr.GroupSynced || list[0].SyncedAt.IsZero() || took > c.limit {
+		if !errors.As(err, new(*groups.SourceError)) || len(list) != 1 || list[0].State != dr.GroupSynced || list[0].SyncedAt.IsZero() || took > c.limit && !ktest.Overloaded(t) {
 			t.Errorf("%s: final after %v: %+v, %v", c.name, took, list, err)
 		}
 		if diff := cmp.Diff(before, b.at(t, "aside", "aside")); diff != "" {

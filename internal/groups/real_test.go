@@ -191,7 +191,7 @@ func startEdge(t *testing.T, name string, from, to *side, change func(*groups.Op
 
 func eventually(t *testing.T, within time.Duration, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(within)
+	deadline := time.Now().Add(ktest.Patience(within))
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within %v: %s", within, what)

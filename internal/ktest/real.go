@@ -33,6 +33,7 @@ func Long(tb testing.TB) {
 // ANABRANCH_REQUIRE_KAFKA is 1.
 func RealCluster(tb testing.TB, o Options) *Cluster {
 	tb.Helper()
+	Turn(tb)
 	c, err := Start(tb.Context(), o)
 	if errors.Is(err, ErrUnavailable) && os.Getenv(RequireEnv) != "1" {
 		tb.Skipf("skipped, because real Kafka cannot be run here: %v", err)

@@ -87,7 +87,8 @@ func (v *watcher) log(t *testing.T) {
 // TestReal_ClustersComeAndGo stops the only broker of each cluster, shortly
 // and for long, before the start and under load.
 func TestReal_ClustersComeAndGo(t *testing.T) {
-	t.Parallel() // most of it is waiting
+	ktest.Long(t) // the scenario "brokers" of tests/sim stops those of real Kafka, too
+	t.Parallel()  // most of it is waiting
 	src, tgt := ktest.RealCluster(t, ktest.Options{HeapMB: 256}), ktest.RealCluster(t, ktest.Options{HeapMB: 256})
 	r := newRig(t, src, tgt, "outage")
 	sides := []struct {

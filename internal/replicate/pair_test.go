@@ -95,7 +95,7 @@ func startWorker(tb testing.TB, name, id string, src, tgt ktest.Broker, change f
 // await polls until fn returns true.
 func await(tb testing.TB, what string, d time.Duration, fn func() bool) {
 	tb.Helper()
-	limit := time.Now().Add(d)
+	limit := time.Now().Add(ktest.Patience(d))
 	for !fn() {
 		if time.Now().After(limit) {
 			tb.Fatalf("%s: not within %v", what, d)
@@ -106,7 +106,7 @@ func await(tb testing.TB, what string, d time.Duration, fn func() bool) {
 
 func (w *worker) awaitState(tb testing.TB, want dr.ReplicatorState, d time.Duration) {
 	tb.Helper()
-	limit := time.Now().Add(d)
+	limit := time.Now().Add(ktest.Patience(d))
 	for {
 		st := w.Status()
 		if st.State == want {

@@ -19,6 +19,7 @@ import (
 // TestReal_WaitingPartitionsHoldNobodyUp: partitions whose target has no leader
 // neither eat the memory of the others nor show an old lag.
 func TestReal_WaitingPartitionsHoldNobodyUp(t *testing.T) {
+	ktest.Long(t) // the same on a fake is below
 	t.Parallel()
 	p := pair{src: ktest.RealCluster(t, ktest.Options{}), tgt: ktest.RealCluster(t, ktest.Options{Brokers: 3, HeapMB: 200})}
 	const stuck = 6

@@ -18,6 +18,7 @@ import (
 // sides throttle for many seconds, which is shown, costs no take-over, and neither
 // loses nor doubles anything.
 func TestReal_LimitAndQuotas(t *testing.T) {
+	ktest.Long(t) // the limit and throttling are shown on fakes, too
 	t.Parallel()
 	p := pair{ktest.RealCluster(t, ktest.Options{Version: ktest.Oldest, HeapMB: 384}), ktest.RealCluster(t, ktest.Options{HeapMB: 384})}
 	const limit, partitions, batches, size = 2 << 20, 6, 64, 100 << 10

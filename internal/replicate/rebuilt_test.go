@@ -26,6 +26,7 @@ func TestFake_ARebuiltClusterGetsEverything(t *testing.T) {
 
 // TestReal_ARebuiltClusterGetsEverything is the same on real brokers.
 func TestReal_ARebuiltClusterGetsEverything(t *testing.T) {
+	ktest.Long(t) // the same on fakes is above
 	t.Parallel()
 	aRebuiltClusterGetsEverything(t, ktest.RealCluster(t, ktest.Options{}), ktest.RealCluster(t, ktest.Options{Version: ktest.Oldest}), ktest.RealCluster(t, ktest.Options{}))
 }

@@ -36,6 +36,7 @@ type acknowledged struct {
 // Then the source is back: nothing moves before the release, and nothing is lost or
 // doubled behind it.
 func TestReal_FailoverWithTheSourceKilled(t *testing.T) {
+	ktest.Long(t) // tests/moves loses a cluster under load three times
 	t.Parallel()
 	src, tgt := ktest.RealCluster(t, ktest.Options{Version: ktest.Oldest}), ktest.RealCluster(t, ktest.Options{Version: ktest.Newest})
 	r := newRig(t, src, tgt, "killed")

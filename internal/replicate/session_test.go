@@ -17,6 +17,7 @@ import (
 // connections of those that do not. The data path replaces its connections in
 // time: no slot is taken over again under load.
 func TestReal_SessionsThatEndAreNoDoubt(t *testing.T) {
+	ktest.Long(t) // it waits for sessions that end
 	t.Parallel()
 	o := ktest.Options{Security: ktest.SASLSSL, Properties: map[string]string{"connections.max.reauth.ms": "4000"}}
 	p := pair{src: ktest.RealCluster(t, o), tgt: ktest.RealCluster(t, o)}

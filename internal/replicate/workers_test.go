@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -71,7 +70,7 @@ func (r rig) spawn(id string) *exec.Cmd {
 // awaitCopying waits until every partition runs without lag.
 func (r rig) awaitCopying(w *worker, d time.Duration) {
 	r.t.Helper()
-	limit := time.Now().Add(d)
+	limit := time.Now().Add(ktest.Patience(d))
 	for !caughtUp(w, []string{r.topic}) {
 		if time.Now().After(limit) {
 			st := w.Status()
@@ -102,7 +101,7 @@ func slotsOf(st dr.ReplicatorStatus) map[string][]int32 {
 // between them, each some.
 func awaitShared(t *testing.T, w *worker, d time.Duration, ids ...string) {
 	t.Helper()
-	limit := time.Now().Add(d)
+	limit := time.Now().Add(ktest.Patience(d))
 	for {
 		st := w.Status()
 		got, n, ok := slotsOf(st), map[int32]int{}, true
@@ -242,7 +241,7 @@ func (f *flow) settled(d time.Duration) {
 	f.mu.Lock()
 	want := append([]int(nil), f.mu.written...)
 	f.mu.Unlock()
-	limit := time.Now().Add(d)
+	limit := time.Now().Add(ktest.Patience(d))
 	for {
 		f.mu.Lock()
 		var behind []string
@@ -301,21 +300,10 @@ func (f *flow) measure(t *testing.T, what string, since time.Time, limit time.Du
 	f.settled(30 * time.Second)
 	got, source := f.pause(since)
 	t.Logf("%s: the records of a partition paused for at most %v (source %v)", what, got.Round(time.Millisecond), source.Round(time.Millisecond))
-	if got > limit+source && !overloaded(t) {
+	if got > limit+source && !ktest.Overloaded(t) {
 		t.Errorf("%s: records paused for %v, promised are %v", what, got, limit)
 	}
 	f.check()
-}
-
-// overloaded says whether so much else runs that no time can be judged, and logs it.
-func overloaded(t *testing.T) bool {
-	t.Helper()
-	load := ktest.LoadAverage()
-	if load < float64(4*runtime.NumCPU()) {
-		return false
-	}
-	t.Logf("the time is not judged: the load average is %.1f on %d processors", load, runtime.NumCPU())
-	return true
 }
 
 func wait(t *testing.T, cmd *exec.Cmd) {
@@ -350,7 +338,7 @@ func workerLives(t *testing.T, r rig) {
 	await(t, "a slot is assigned", 30*time.Second, func() bool { return !strings.Contains(w1.Status().Reason, "group") && len(w1.Status().Workers) > 0 })
 	w1.awaitState(t, dr.ReplicatorRunning, 30*time.Second)
 	t.Logf("RUNNING %v after the start", time.Since(began).Round(time.Millisecond))
-	if d := time.Since(began); d > startLimit && !overloaded(t) {
+	if d := time.Since(began); d > startLimit && !ktest.Overloaded(t) {
 		t.Errorf("RUNNING after %v, promised are %v", d, startLimit)
 	}
 	r.awaitCopying(w1, 20*time.Second)

@@ -26,6 +26,9 @@ func TestUncleanElections(t *testing.T) {
 			if env.model { // Real brokers are three a cluster: one cluster at a time.
 				t.Parallel()
 			}
+			if env.version == ktest.Oldest && !env.model {
+				ktest.Long(t) // what elections do has been the same since
+			}
 			divide(t, env).prove()
 		})
 	}

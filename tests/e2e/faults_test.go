@@ -188,7 +188,8 @@ func TestServe_SecondSignalEndsAtOnce(t *testing.T) {
 // under the same topic name. A group begins on the primary, moves to the secondary
 // in the middle, and back.
 func TestServe_BothWays(t *testing.T) {
-	t.Parallel() // most of it is waiting
+	ktest.Long(t) // tests of internal/replicate and internal/groups run both ways
+	t.Parallel()  // most of it is waiting
 	bin := binary(t)
 	primary, secondary := newSide(t, ktest.Newest), newSide(t, ktest.Oldest)
 	primary.create("orders", 2)

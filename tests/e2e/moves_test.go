@@ -204,7 +204,8 @@ func (s *side) once(topic string, acked []string) error {
 // TestMoves_SwitchoverForthAndBack moves the pair under load, first with a server
 // and then without, and back.
 func TestMoves_SwitchoverForthAndBack(t *testing.T) {
-	t.Parallel() // most of it is waiting
+	ktest.Long(t) // tests/moves switches over twice under load
+	t.Parallel()  // most of it is waiting
 	l := newLab(t)
 	first := l.primary.write(movedTopic, "m", 4, 1)
 	w := serve(t, l.bin, l.file, l.listen)
@@ -241,7 +242,8 @@ func TestMoves_SwitchoverForthAndBack(t *testing.T) {
 // with the secondary alone, and starts the broker again: nothing of it moves by
 // itself.
 func TestMoves_FailoverAndTheOldSideReturns(t *testing.T) {
-	t.Parallel() // most of it is waiting
+	ktest.Long(t) // tests/moves fails over three times under load
+	t.Parallel()  // most of it is waiting
 	l := newLab(t)
 	w := serve(t, l.bin, l.file, l.listen)
 	l.ready()
@@ -269,7 +271,7 @@ func TestMoves_FailoverAndTheOldSideReturns(t *testing.T) {
 	t.Logf("dry run:\n%s", stdout)
 	r := l.move("failover", "orders-dr")
 	for _, s := range r.Steps {
-		if took := s.EndedAt.Sub(s.StartedAt); s.ID == "groups-final" && took > 3*time.Second {
+		if took := s.EndedAt.Sub(s.StartedAt); s.ID == "groups-final" && took > 3*time.Second && !ktest.Overloaded(t) {
 			t.Errorf("the groups waited %v for the active", took)
 		}
 	}

@@ -167,6 +167,7 @@ func (s *side) mayWrite() bool {
 // switchover and the way back, the loss of the primary, and the failback. The group
 // msk-consumer reads each message once, on whichever side is active.
 func TestWalk_WithTheConsoleTools(t *testing.T) {
+	ktest.Long(t) // TestRunbooks_CommandsWork goes the same way without the console tools
 	t.Parallel()
 	l, w := newWalk(t)
 	user := "User:" + l.primary.Auth().ClientUser

@@ -150,7 +150,7 @@ func eventually(t *testing.T, within time.Duration, fn func() error) time.Durati
 		if err == nil {
 			return time.Since(began)
 		}
-		if time.Since(began) > within {
+		if time.Since(began) > ktest.Patience(within) {
 			t.Fatalf("after %v: %v", within, err)
 		}
 		time.Sleep(50 * time.Millisecond)

@@ -25,6 +25,7 @@ func TestReal_MovesUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ktest.Turn(t)
 	if err := needs(); err != nil && os.Getenv(ktest.RequireEnv) != "1" {
 		t.Skipf("skipped, because %v", err)
 	}
