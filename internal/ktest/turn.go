@@ -59,7 +59,7 @@ func Turn(tb testing.TB) {
 		if t.users--; t.users == 0 {
 			delete(turns.held, root)
 			if t.file != nil {
-				t.file.Close() //nolint:errcheck // nothing is written; closing gives the lock back
+				t.file.Close() // nothing is written; closing gives the lock back
 			}
 		}
 	})
@@ -93,7 +93,7 @@ func takeTurn(tb testing.TB) (*os.File, error) {
 			if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
 				return f, nil
 			}
-			f.Close() //nolint:errcheck // it was not locked
+			f.Close() // it was not locked
 		}
 		select {
 		case <-tb.Context().Done():

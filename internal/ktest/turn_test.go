@@ -23,7 +23,7 @@ func TestTurn_OneAtATime(t *testing.T) {
 			return
 		}
 		others.Store(true)
-		f.Close() //nolint:errcheck // nothing was written
+		f.Close() // nothing was written
 	}()
 	time.Sleep(300 * time.Millisecond)
 	if others.Load() {
@@ -35,7 +35,7 @@ func TestTurn_OneAtATime(t *testing.T) {
 	if held == nil || held.users != 1 {
 		t.Fatalf("the test holds %+v", held)
 	}
-	held.file.Close() //nolint:errcheck // the test's end closes it again
+	held.file.Close() // the test's end closes it again
 	<-done
 }
 
