@@ -14,7 +14,7 @@ SWITCHOVERS ?= 20
 FAILOVERS ?= 50
 MOVEKILLS ?= 20
 FAILKILLS ?= 10
-LONG    := TestMirrorMakerCopies|TestUncleanElections|TestReal_(LeadersAreKilled|ClustersComeAndGo|LimitAndQuotas|WaitingPartitions|ARebuiltCluster|FailoverWithTheSourceKilled|SessionsThatEnd|EveryRecordOnce)|TestMoves_(FailbackWithEachPolicy|SwitchoverForthAndBack|FailoverAndTheOldSideReturns)|TestWalk_|TestServe_BothWays
+LONG    := TestMirrorMakerCopies|TestLoadSurvivesABrokerRestart|TestThreeBrokersSurviveOne|TestUncleanElections|TestReal_(LeadersAreKilled|ClustersComeAndGo|LimitAndQuotas|WaitingPartitions|ARebuiltCluster|FailoverWithTheSourceKilled|SessionsThatEnd|EveryRecordOnce)|TestMoves_(FailbackWithEachPolicy|SwitchoverForthAndBack|FailoverAndTheOldSideReturns)|TestWalk_|TestRunbooks_WithTheDocumented|TestServe_BothWays
 
 .PHONY: bench bench-groups bench-quick bench-scale groups help build test long sim wide wide-real kills campaign moves bugs race lint fuzz ci quickstart clean
 help: ## show the targets

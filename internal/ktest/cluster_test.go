@@ -134,6 +134,7 @@ func TestBrokerKeepsPortsAndDataOverKillStopAndPause(t *testing.T) {
 }
 
 func TestThreeBrokersSurviveOne(t *testing.T) {
+	Long(t) // the scenario "brokers" of tests/sim does the same
 	t.Parallel()
 	c := RealCluster(t, Options{Brokers: 3})
 	adm := newAdmin(t, c.ClientOptions()...)

@@ -124,6 +124,7 @@ func TestLoadIsReadBackFromRealKafka(t *testing.T) {
 }
 
 func TestLoadSurvivesABrokerRestart(t *testing.T) {
+	Long(t) // the kill test of internal/replicate restarts brokers under this load
 	t.Parallel()
 	c := RealCluster(t, Options{})
 	runLoad(t, c, func() {

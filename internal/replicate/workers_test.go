@@ -130,7 +130,7 @@ type flow struct {
 	r       rig
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
-	endLoad context.CancelFunc
+	endLoad func() // returns when what was sent has its answers
 
 	mu struct {
 		sync.Mutex
@@ -148,10 +148,11 @@ func (r rig) flow() *flow {
 	f.mu.written, f.mu.seen, f.mu.arrivals = make([]int, rigPartitions), make([]int, rigPartitions), make([][]time.Time, rigPartitions)
 	ctx, cancel := context.WithCancel(context.Background())
 	lctx, endLoad := context.WithCancel(ctx)
-	f.cancel, f.endLoad = cancel, endLoad
+	wrote := make(chan struct{})
+	f.cancel, f.endLoad = cancel, func() { endLoad(); <-wrote }
 	p := client(r.t, r.src, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.DefaultProduceTopic(r.topic), kgo.ProducerLinger(0))
 	c := client(r.t, r.tgt, kgo.ConsumeTopics(r.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond), kgo.MetadataMinAge(100*time.Millisecond))
-	f.wg.Go(func() { f.write(lctx, p) })
+	f.wg.Go(func() { defer close(wrote); f.write(lctx, p) })
 	f.wg.Go(func() { f.read(ctx, c) })
 	r.t.Cleanup(func() {
 		cancel()
@@ -284,7 +285,6 @@ func (f *flow) check() {
 func (f *flow) end(d time.Duration) {
 	f.r.t.Helper()
 	f.endLoad()
-	time.Sleep(200 * time.Millisecond)
 	f.settled(d)
 	f.cancel()
 	f.wg.Wait()
@@ -401,7 +401,6 @@ func workersAnswerForAll(t *testing.T, r rig) {
 	f := r.flow()
 	time.Sleep(2 * time.Second)
 	f.endLoad()
-	time.Sleep(200 * time.Millisecond)
 	f.settled(10 * time.Second)
 	ends, err := kadm.NewClient(client(t, r.src)).ListEndOffsets(t.Context(), r.topic)
 	if err != nil {

@@ -50,6 +50,7 @@ func (s *side) grantForPair(page, cluster, replicator string) {
 // over as a principal that has what docs/permissions.md and docs/pairs.md give it,
 // and nothing else.
 func TestRunbooks_WithTheDocumentedPermissionsOnly(t *testing.T) {
+	ktest.Long(t) // TestServe_WithTheDocumentedPermissionsOnly has those of replicators
 	t.Parallel()
 	l := &lab{t: t, bin: binary(t), listen: ktest.FreeAddress(t)}
 	l.primary = newSideOf(t, ktest.Options{Version: ktest.Newest, Security: ktest.SASLSSL})
