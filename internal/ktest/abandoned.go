@@ -12,7 +12,7 @@ import (
 )
 
 // EndAbandoned ends transactions on a side whose markers a broker left out, see
-// unmarked, and that no next transaction of their producer ended: readers of
+// Unmarked, and that no next transaction of their producer ended: readers of
 // committed records would wait behind them for ever. It does what operators do
 // then, with kafka-transactions.sh --abort. The writers of the topic must have
 // ended. It returns how many partitions had such a transaction.
@@ -22,7 +22,7 @@ func (t *Trial) EndAbandoned(ctx context.Context, side, topic string) (int, erro
 		return 0, err
 	}
 	var ids []string
-	for id := range unmarked(text) {
+	for id := range Unmarked(text) {
 		if strings.HasSuffix(id, "-"+topic) { // as the load names its transactions
 			ids = append(ids, id)
 		}

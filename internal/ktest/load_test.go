@@ -86,7 +86,7 @@ func runLoad(t *testing.T, b Broker, disturb func()) {
 }
 
 // told returns what the writers of a topic know, without what a real broker told
-// them wrongly: a broker that comes back may leave out markers, see unmarked.
+// them wrongly: a broker that comes back may leave out markers, see Unmarked.
 func told(ctx context.Context, b Broker, h History, topic string) (History, error) {
 	c, ok := b.(*Cluster)
 	if !ok {
@@ -100,7 +100,7 @@ func told(ctx context.Context, b Broker, h History, topic string) (History, erro
 	if err != nil {
 		return h, err
 	}
-	h, _ = doubt(h, "one", committed, unmarked(text))
+	h, _ = Doubt(h, "one", committed, Unmarked(text), loadID)
 	return h, nil
 }
 

@@ -24,7 +24,7 @@ type Trial struct {
 
 	mu struct {
 		sync.Mutex
-		doubted map[string]int           // records by side and topic, see doubt
+		doubted map[string]int           // records by side and topic, see Doubt
 		removed map[string]map[View]*Log // by topic, see Remember
 		past    map[string]past          // by topic, see Renew
 	}
@@ -206,7 +206,7 @@ func (t *Trial) Look(ctx context.Context, topic string) (History, map[View]*Log,
 			return h, nil, err
 		}
 		committed := logs[View{side, ReadCommitted}]
-		left, n := doubt(h, side, committed, unmarked(text))
+		left, n := Doubt(h, side, committed, Unmarked(text), loadID)
 		h = left.Settle(side, committed, logs[View{side, ReadUncommitted}])
 		t.mu.Lock()
 		if t.mu.doubted == nil {
@@ -281,13 +281,13 @@ func (t *Trial) Settled(ctx context.Context, topic string, patience time.Duratio
 	}
 }
 
-// unmarked finds in a broker's log the transactions whose markers it left out:
+// Unmarked finds in a broker's log the transactions whose markers it left out:
 // while it registers after a restart it takes partitions without a leader for
 // deleted (TransactionMarkerChannelManager.addTxnMarkersToBrokerQueue), and notes
 // the transaction as complete. Its records stay open in these partitions until the
 // next marker of that producer, and share the outcome of the next transaction,
 // whatever its own was. It counts by transactional id.
-func unmarked(brokerLog []byte) map[string]int {
+func Unmarked(brokerLog []byte) map[string]int {
 	out := map[string]int{}
 	for _, m := range unmarkedLine.FindAllSubmatch(brokerLog, -1) {
 		out[string(m[1])]++
@@ -297,15 +297,20 @@ func unmarked(brokerLog []byte) map[string]int {
 
 var unmarkedLine = regexp.MustCompile(`Couldn't find leader endpoint for partitions Set\([^)]*\) while trying to send transaction markers for (\S+), these`)
 
-// maxTransaction is how many records a transaction of a load has at most.
+// maxTransaction is how many records a transaction of a load, or of another writer
+// of a test, has at most.
 const maxTransaction = 20
 
-// doubt takes back what the writers of a side were told about transactions whose
+// loadID is how a load names the transactions of a writer to a topic.
+func loadID(writer, topic string) string { return writer + "-" + topic }
+
+// Doubt takes back what the writers of a side were told about transactions whose
 // markers the broker left out, where that broker's own readers see otherwise:
 // then its log decides. It takes back no more records than these transactions can
-// have. A replicator can't be to blame: only markers of the writer's own producer
-// id end its transactions.
-func doubt(h History, side string, committed *Log, unmarked map[string]int) (History, int) {
+// have, and returns how many. A replicator can't be to blame: only markers of the
+// writer's own producer id end its transactions. idOf returns the transactional id
+// of a writer.
+func Doubt(h History, side string, committed *Log, unmarked map[string]int, idOf func(writer, topic string) string) (History, int) {
 	seen := map[string]bool{}
 	for _, r := range committed.Records() {
 		seen[IDOf(r)] = true
@@ -317,7 +322,7 @@ func doubt(h History, side string, committed *Log, unmarked map[string]int) (His
 			continue
 		}
 		writer, _, _ := strings.Cut(p.ID, "/")
-		id := writer + "-" + p.Record.Topic // as the load names its transactions
+		id := idOf(writer, p.Record.Topic)
 		wrong[id] = append(wrong[id], i)
 	}
 	h.Produced = slices.Clone(h.Produced)

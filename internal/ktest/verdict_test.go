@@ -151,7 +151,7 @@ func TestTableShowsEveryKind(t *testing.T) {
 func TestOnlyUnmarkedTransactionsAreDoubted(t *testing.T) {
 	t.Parallel()
 	log := []byte("[x] INFO [Transaction Marker Channel Manager 1]: Couldn't find leader endpoint for partitions Set(t-0, t-1) while trying to send transaction markers for a-one-t, these partitions are likely deleted already and hence can be skipped (kafka)\n[x] INFO other\n")
-	left := unmarked(log)
+	left := Unmarked(log)
 	if !maps.Equal(left, map[string]int{"a-one-t": 1}) {
 		t.Fatalf("found %v", left)
 	}
@@ -178,7 +178,7 @@ func TestOnlyUnmarkedTransactionsAreDoubted(t *testing.T) {
 		t.Helper()
 		h, logs := build(n)
 		change(logs)
-		h, got := doubt(h, "a", logs[View{"a", ReadCommitted}], left)
+		h, got := Doubt(h, "a", logs[View{"a", ReadCommitted}], left, loadID)
 		h = h.Settle("a", logs[View{"a", ReadCommitted}], logs[View{"a", ReadUncommitted}])
 		_, bad := Judge(h, "t", logs)
 		if got != doubted || len(bad) != violations {

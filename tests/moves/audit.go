@@ -48,9 +48,25 @@ func (a *audit) look(ctx context.Context, h ktest.History, sides ...*side) (sigh
 			return s, err
 		}
 		s.sides[x] = l
+		left, err := x.unmarked()
+		if err != nil {
+			return s, err
+		}
+		h = doubted(h, x.native(), l, left)
 	}
 	s.h = a.settle(h, s.sides)
 	return s, nil
+}
+
+// doubted takes back what writers were told about transactions whose markers a
+// broker left out, which lost them when it came back: its log decides.
+func doubted(h ktest.History, native string, l logs, left map[string]int) ktest.History {
+	for _, t := range topics() {
+		if t.way == transactional {
+			h, _ = ktest.Doubt(h, native, l[view{t.name, ktest.ReadCommitted}], left, func(writer, _ string) string { return writer })
+		}
+	}
+	return h
 }
 
 // settle returns the history as the native logs know it. What was written to a
@@ -167,6 +183,16 @@ func (s sight) missing(from, on *side) map[string]ktest.Produced {
 		}
 	}
 	return out
+}
+
+// newlyLost leaves out what an earlier decision left on the cluster that it was
+// written to: no later failover has to report it again.
+func (a *audit) newlyLost(missing map[string]ktest.Produced) map[string]ktest.Produced {
+	maps.DeleteFunc(missing, func(id string, _ ktest.Produced) bool {
+		_, decided := a.only[id]
+		return decided
+	})
+	return missing
 }
 
 // groupsOf compares what a group has processed with what a cluster holds. Twice is

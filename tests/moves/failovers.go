@@ -32,6 +32,7 @@ type lostRecords struct {
 	Ledger    int64   `json:"ledger"`             // records, as reported by the failback
 	Failback  string  `json:"failback,omitempty"` // its run
 	Rebuilt   bool    `json:"rebuilt,omitempty"`  //
+	Hanging   bool    `json:"hanging,omitempty"`  // a broker of the returned cluster had left out markers of transactions
 	FailbackS float64 `json:"failback_seconds"`   // of the command
 
 	FailbackKilled string `json:"failback_killed,omitempty"` // at what, and what was done then
@@ -290,7 +291,7 @@ func (s *stage) undecided(ctx context.Context, m *moved, from, to *side, first l
 	if err != nil {
 		return nil, nil, err
 	}
-	return after.missing(from, to), moving(from, to, first, before, after), nil
+	return s.audit.newlyLost(after.missing(from, to)), moving(from, to, first, before, after), nil
 }
 
 // moving finds what was copied between the clusters since the first sight of the
@@ -319,7 +320,15 @@ func (s *stage) failback(ctx context.Context, i int, m *moved, policy dr.TailPol
 	if chosen(i, s.failbackKills, s.options.failovers) {
 		k.Kind = string(dr.RunFailback)
 	}
-	r, runs, err := s.moveOrKill(ctx, i, failbackSteps, k, "failback", pair, "--tail", string(policy), "--stay", "--yes", "--export", export)
+	args := []string{"failback", pair, "--tail", string(policy), "--stay", "--yes", "--export", export}
+	left, err := from.unmarked()
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 { // a broker left a transaction open for ever: without consent the failback says so and ends
+		args, m.Hanging = append(args, "--abort-transactions"), true
+	}
+	r, runs, err := s.moveOrKill(ctx, i, failbackSteps, k, args...)
 	if err != nil {
 		return err
 	}

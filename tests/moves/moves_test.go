@@ -139,9 +139,32 @@ func TestAudit_OnlyWhereItWasLeft(t *testing.T) {
 	if lost := s.missing(a, b); len(lost) != 1 || lost["till-0/1"].ID == "" {
 		t.Errorf("missing are %v, want till-0/1", lost)
 	}
+	if lost := au.newlyLost(s.missing(a, b)); len(lost) != 0 {
+		t.Errorf("newly lost are %v, and it was decided about them before", lost)
+	}
 	au.seeded(a.native())
 	if found := au.clusters(s); len(found) == 0 {
 		t.Error("a was seeded to b, which lacks a record, and nothing is found")
+	}
+}
+
+// TestAudit_DoubtsOnlyUnmarkedTransactions: what the writer of a transaction was
+// told stands unless a broker left out its markers.
+func TestAudit_DoubtsOnlyUnmarkedTransactions(t *testing.T) {
+	t.Parallel()
+	const writer = "till-1-transactional"
+	record := ktest.Record{Topic: "shop.payments", Offset: 7, Value: []byte("ktest-id:" + writer + "/0;x")}
+	h := ktest.History{Produced: []ktest.Produced{{ID: writer + "/0", Cluster: "a1", Record: record}}}
+	l := logs{}
+	for _, tp := range topics() {
+		for _, iso := range []ktest.Isolation{ktest.ReadCommitted, ktest.ReadUncommitted} {
+			l[view{tp.name, iso}] = &ktest.Log{Topic: tp.name, Isolation: iso, Partitions: make([]ktest.PartitionLog, 1)}
+		}
+	}
+	for want, left := range map[ktest.Outcome]map[string]int{ktest.Acknowledged: {"till-2-transactional": 1}, ktest.Indeterminate: {writer: 1}} {
+		if got := doubted(h, "a1", l, left).Produced[0].Outcome; got != want {
+			t.Errorf("markers left out of %v: the record is %v, want %v", left, got, want)
+		}
 	}
 }
 

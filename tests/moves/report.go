@@ -266,6 +266,9 @@ func (r *report) print(w io.Writer) error {
 			fmt.Fprintf(tw, "%d records in ledgers, %d lost; %d ledgers exact, %d of them compared record by record\n", p.Ledger, p.Lost, p.Exact, p.Exported)
 		}
 	}
+	if hanging := countHanging(r.Failovers); hanging > 0 {
+		fmt.Fprintf(tw, "failbacks with consent to abort\t%d: a broker had left out markers of transactions when it came back\n", hanging)
+	}
 	for _, k := range slices.Sorted(maps.Keys(s.Kills)) {
 		fmt.Fprintf(tw, "killed -9: %s\t%d\n", k, s.Kills[k])
 	}
@@ -309,4 +312,14 @@ func (r *report) write(dir string) error {
 		return fmt.Errorf("write the report: %w", err)
 	}
 	return nil
+}
+
+func countHanging(failovers []*moved) int {
+	n := 0
+	for _, m := range failovers {
+		if m.lostRecords != nil && m.Hanging {
+			n++
+		}
+	}
+	return n
 }

@@ -103,6 +103,21 @@ func (s *side) start(ctx context.Context) error {
 	return s.populate(ctx)
 }
 
+// unmarked are the transactions whose markers a broker left out when it came back,
+// by transactional id, see ktest.Unmarked. Where no later one of their producer
+// ended them, they hang until somebody has them aborted.
+func (s *side) unmarked() (map[string]int, error) {
+	var text []byte
+	for i := range s.brokers {
+		part, err := os.ReadFile(s.cluster.LogFile(i))
+		if err != nil {
+			return nil, fmt.Errorf("read the log of broker %d of %s: %w", i, s.name, err)
+		}
+		text = append(text, part...)
+	}
+	return ktest.Unmarked(text), nil
+}
+
 // populate makes the users and gives the product its rights.
 func (s *side) populate(ctx context.Context) error {
 	var users []kadm.UpsertSCRAM
