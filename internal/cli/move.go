@@ -46,6 +46,11 @@ func (f *moveFlags) common(cmd *cobra.Command, d Deps) {
 	outputFlag(cmd)
 }
 
+// abortFlag is of the commands that wait for open transactions to end.
+func (f *moveFlags) abortFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.abort, "abort-transactions", false, "abort transactions of clients that do not end in time")
+}
+
 func newSwitchover(d Deps) *cobra.Command {
 	var f moveFlags
 	cmd := &cobra.Command{
@@ -81,7 +86,7 @@ stands: run resume goes on, run abort undoes it.
 	fl.Int64Var(&f.lag, "lag-threshold", 0, "records that may be missing when clients are stopped (default: thresholds.message_lag of the pair)")
 	fl.StringVar(&f.consumers, "consumers", "", "drain: wait until consumers have read everything; sync: carry their positions (default: consumers of the pair)")
 	fl.StringVar(&f.fence, "fence", "", "how clients are stopped: acl, hook or manual (default: fence.method of the pair)")
-	fl.BoolVar(&f.abort, "abort-transactions", false, "abort transactions of clients that do not end in time")
+	f.abortFlag(cmd)
 	must(cmd.RegisterFlagCompletionFunc("consumers", cobra.FixedCompletions([]string{"drain", "sync"}, cobra.ShellCompDirectiveNoFileComp)))
 	must(cmd.RegisterFlagCompletionFunc("fence", cobra.FixedCompletions([]string{"acl", "hook", "manual"}, cobra.ShellCompDirectiveNoFileComp)))
 	return cmd
@@ -160,6 +165,7 @@ with --dry-run and before you are asked.`, 0, 1, 2, 3, 4),
 	fl.BoolVar(&f.delete, "delete-topics", false, "with --rebuild-topics: do not ask whether these topics may be deleted")
 	fl.BoolVar(&f.forget, "lose-history", false, "with --rebuild-topics: also where older records would be gone that the active does not have any more")
 	fl.BoolVar(&f.stay, "stay", false, "no switchover afterwards: the returned cluster stays the standby")
+	f.abortFlag(cmd)
 	fl.StringVar(&f.export, "export", "", "file for the records that only the returned cluster has, as lines of JSON")
 	must(cmd.MarkFlagFilename("export", "jsonl"))
 	must(cmd.RegisterFlagCompletionFunc("tail", cobra.FixedCompletions([]string{"append", "quarantine", "discard"}, cobra.ShellCompDirectiveNoFileComp)))

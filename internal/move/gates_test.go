@@ -128,6 +128,27 @@ func TestSwitchover_OpenTransactions(t *testing.T) {
 	}
 }
 
+// TestFailback_TransactionsThatHang: a broker that comes back may leave a
+// transaction open for ever. A failback says so, and with consent aborts it.
+func TestFailback_TransactionsThatHang(t *testing.T) {
+	t.Parallel()
+	for _, consent := range []bool{false, true} {
+		play(t, func(t *testing.T, w *world) {
+			if err := failedOver(t, w, &process{w: w}); err != nil {
+				t.Fatal(err)
+			}
+			w.back(w.a)
+			w.mu.Lock()
+			w.a.open = 1
+			w.mu.Unlock()
+			run, err := (&process{w: w}).does(t, dr.RunFailback, move.Parameters{Confirmed: true, Stay: true, Tail: dr.TailDiscard, AbortTransactions: consent, TransactionTimeout: 2 * time.Second})
+			if consent && err != nil || !consent && (dr.CodeOf(err) != dr.CodeRefused || run.State != dr.RunAborted) {
+				t.Errorf("consent %v: %s %v", consent, run.State, err)
+			}
+		})
+	}
+}
+
 func TestFailover_NeedsEvidence(t *testing.T) {
 	t.Parallel()
 	play(t, func(t *testing.T, w *world) {

@@ -129,7 +129,12 @@ const (
 	killed loss = "killed -9"
 	cutOff loss = "cut off from the product, clients go on"
 	both   loss = "killed -9 together with the workers"
+	behind loss = "killed -9 together with the workers, which were behind"
 )
+
+// slowLink is what passes a connection to a standby that is to fall behind, in
+// bytes a second: less than clients write.
+const slowLink = 4 << 10
 
 // failovers has the active cluster lost, the other one take over, and the lost one
 // return, n times.
@@ -203,7 +208,7 @@ func (s *stage) failover(ctx context.Context, i int) (*moved, error) {
 
 // lose takes the active cluster away at a random moment and fails over.
 func (s *stage) lose(ctx context.Context, i int, from, to *side) (*moved, []sealedPartition, error) {
-	how := []loss{killed, cutOff, both}[i%3]
+	how := []loss{killed, cutOff, both, behind}[i%4]
 	args := []string{"failover", pair, "--yes"}
 	var err error
 	switch how {
@@ -213,10 +218,11 @@ func (s *stage) lose(ctx context.Context, i int, from, to *side) (*moved, []seal
 		// Clients go on where they are: what they write now is lost.
 		err = pause(ctx, time.Second+time.Duration(s.rng.Int64N(int64(2*time.Second))))
 	case both:
-		for _, w := range s.workers {
-			err = cmp.Or(err, w.Kill())
-		}
-		err = cmp.Or(err, from.kill())
+		err = cmp.Or(s.killWorkers(), from.kill())
+	case behind:
+		to.slow(slowLink)
+		err = cmp.Or(pause(ctx, 4*time.Second+time.Duration(s.rng.Int64N(int64(3*time.Second)))), s.killWorkers(), from.kill())
+		to.mend()
 	default:
 		err = from.kill()
 	}
@@ -245,7 +251,7 @@ func (s *stage) lose(ctx context.Context, i int, from, to *side) (*moved, []seal
 	if err != nil {
 		return m, nil, err
 	}
-	if how == both {
+	if how == both || how == behind {
 		for i := range s.workers {
 			if err := s.startWorker(i); err != nil {
 				return m, nil, err
@@ -257,6 +263,15 @@ func (s *stage) lose(ctx context.Context, i int, from, to *side) (*moved, []seal
 	}
 	m.Clients = s.stopped()
 	return m, parts, nil
+}
+
+// killWorkers ends all of them at once.
+func (s *stage) killWorkers() error {
+	var err error
+	for _, w := range s.workers {
+		err = cmp.Or(err, w.Kill())
+	}
+	return err
 }
 
 // back brings a lost cluster back.

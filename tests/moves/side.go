@@ -245,6 +245,13 @@ func (s *side) cutOff() {
 	}
 }
 
+// slow lets few bytes a second through each connection of the product.
+func (s *side) slow(rate int64) {
+	for _, p := range s.proxies {
+		p.Set(fault.Rules{BytesPerSecond: rate})
+	}
+}
+
 // mend gives it back.
 func (s *side) mend() {
 	for _, p := range s.proxies {
